@@ -1,0 +1,118 @@
+"""Evaluate: how well does a model tell labelled good parts from defective ones?"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from mapl_edge.arrays import FloatArray, UInt8Array
+from mapl_edge.calibration import Limits
+from mapl_edge.dataset import BadPictures, Sample
+from mapl_edge.engine import Reading
+from mapl_edge.errors import BackendError
+from mapl_edge.judge import judge
+from mapl_edge.metrics import aupro, auroc, average_precision, f1_max
+from mapl_edge.verdict import Outcome
+
+
+@dataclass(frozen=True, slots=True)
+class ScoredPicture:
+    """One picture's result; `outcome` is None while there are no limits."""
+
+    sample: Sample
+    score: float
+    outcome: Outcome | None
+
+
+@dataclass(frozen=True, slots=True)
+class Evaluation:
+    """Metrics over a labelled set. Pixel metrics are NaN where no defect has a mask.
+
+    Pixel metrics compare the model's map with the mask resized to it (nearest); defects without a mask are left out
+    of them.
+    """
+
+    image_auroc: float
+    image_ap: float
+    image_f1_max: float
+    pixel_auroc: float
+    pixel_ap: float
+    aupro: float
+    n_good: int
+    n_bad: int
+    n_skipped: int
+    pictures: tuple[ScoredPicture, ...]
+
+    def as_json(self) -> dict[str, Any]:
+        """Plain values for `--json`; NaN becomes null."""
+        names = ("image_auroc", "image_ap", "image_f1_max", "pixel_auroc", "pixel_ap", "aupro")
+        figures = {name: getattr(self, name) for name in names}
+        return {
+            **{name: None if math.isnan(value) else value for name, value in figures.items()},
+            "n_good": self.n_good,
+            "n_bad": self.n_bad,
+            "n_skipped": self.n_skipped,
+            "pictures": [
+                {
+                    "picture": p.sample.name,
+                    "label": p.sample.label,
+                    "score": p.score,
+                    "verdict": p.outcome and p.outcome.value,
+                }
+                for p in self.pictures
+            ],
+        }
+
+
+def evaluate(
+    samples: Sequence[Sample],
+    look: Callable[[UInt8Array], Reading],
+    limits: Limits | None = None,
+    bad: BadPictures | None = None,
+    progress: Callable[[str, int, int], None] = lambda what, done, total: None,
+) -> Evaluation:
+    """Score labelled pictures and measure.
+
+    Args:
+        samples: good and defective.
+        look: camera picture, uint8 (H, W, 3) BGR → reading.
+        limits: to say verdicts too; None: scores only.
+        bad: what to do with unusable pictures.
+        progress: called as progress(what, done, total).
+    """
+    bad = bad or BadPictures()
+    results: list[ScoredPicture] = []
+    masks: list[UInt8Array] = []
+    maps: list[FloatArray] = []
+    for done, (sample, image) in enumerate(bad.read(samples), start=1):
+        reading = look(image)
+        if not math.isfinite(reading.score):
+            raise BackendError(f"{sample.path}: the model gave a score of {reading.score}; train or export again")
+        results.append(ScoredPicture(sample, reading.score, judge(reading, limits) if limits else None))
+        height, width = reading.map.shape
+        mask = sample.mask((height, width))
+        if mask is not None:
+            masks.append(mask)
+            maps.append(reading.map)
+        progress("evaluating", done, len(samples))
+    positive = np.array([not r.sample.is_good for r in results])
+    scores = np.array([r.score for r in results])
+    has_masks = any(mask.any() for mask in masks)
+    pixels, values = (np.stack(masks) > 0, np.stack(maps)) if has_masks else (positive[:0], scores[:0])
+    nan = float("nan")
+    return Evaluation(
+        image_auroc=auroc(positive, scores),
+        image_ap=average_precision(positive, scores),
+        image_f1_max=f1_max(positive, scores),
+        pixel_auroc=auroc(pixels, values) if has_masks else nan,
+        pixel_ap=average_precision(pixels, values) if has_masks else nan,
+        aupro=aupro(masks, maps) if has_masks else nan,
+        n_good=int((~positive).sum()),
+        n_bad=int(positive.sum()),
+        n_skipped=len(bad.errors),
+        pictures=tuple(results),
+    )

@@ -1,0 +1,19 @@
+"""The fused ONNX graph: uint8 NHWC BGR in; raw score, anomaly map and nearest sample out."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from mapl_edge.model.detector import Detector
+from mapl_edge.model.frozen import onnx_program
+
+OUTPUTS = ["score", "map", "nearest"]
+
+
+def onnx_from_detector(detector: Detector, path: Path) -> None:
+    """Write encoder, memory search, difference, decoder, softmax and top-k as one graph, any batch size.
+
+    Input `image`: uint8 (B, H, W, 3), BGR. Outputs `score` float32 (B,), `map` float32 (B, H, W), `nearest` int64 (B,).
+    """
+    _, h, w = detector.memory.shapes[0]
+    onnx_program(detector, (h * 4, w * 4), OUTPUTS).save(path)

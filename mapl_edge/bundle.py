@@ -1,0 +1,202 @@
+"""Bundle: what travels to the edge. A folder whose every file is named with its SHA-256 in manifest.json.
+
+    part.mapl/
+      manifest.json      schema, family, contract, memory, digests, tool versions, training summary
+      model.onnx         fused graph: uint8 NHWC in; score, map, nearest out
+      golden.npz         prepared pictures with the reference's raw scores and maps
+      memory/NN.jpg      the memory's normal samples, to show beside a reject
+      calibration.yaml   thresholds; the only mutable file, not in the manifest
+
+Nothing is unpickled. A file is opened only after its digest was checked.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+import numpy as np
+from pydantic import BaseModel, ConfigDict, ValidationError, field_validator
+
+from mapl_edge.arrays import FloatArray, UInt8Array
+from mapl_edge.calibration import Calibration, calibration_from_file
+from mapl_edge.contract import InputContract
+from mapl_edge.errors import BundleError, ContractMismatch, Uncalibrated
+from mapl_edge.files import sha256_of
+from mapl_edge.picture import picture_from_file
+
+BUNDLE_SCHEMA = 1
+MANIFEST = "manifest.json"
+MODEL = "model.onnx"
+GOLDEN = "golden.npz"
+CALIBRATION = "calibration.yaml"
+
+
+class MemorySummary(BaseModel):
+    """What the model compares with: `samples` whole normal pictures (Eq. 7)."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    scope: str = "image"
+    samples: int
+
+
+class Manifest(BaseModel):
+    """What manifest.json holds.
+
+    Attributes:
+        trained_on: SHA-256 of every picture file that training saw, weights, memory or choice of step.
+        held_out: SHA-256 of the good pictures that training set aside for calibration, by name.
+        files: SHA-256 of every other file in the bundle, by its path inside.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    schema_version: int = BUNDLE_SCHEMA
+    family: str
+    created_at: str
+    contract: InputContract
+    memory: MemorySummary
+    tools: dict[str, str]
+    training: dict[str, Any]
+    trained_on: tuple[str, ...]
+    held_out: dict[str, str]
+    files: dict[str, str]
+
+    @field_validator("files")
+    @classmethod
+    def _stay_inside(cls, files: dict[str, str]) -> dict[str, str]:
+        for name in files:
+            path = PurePosixPath(name)
+            if path.is_absolute() or ".." in path.parts or "\\" in name or ":" in name:
+                raise ValueError(f"path {name!r} leaves the bundle")
+        return files
+
+
+@dataclass(frozen=True, slots=True)
+class Golden:
+    """Prepared pictures and what the reference said of them: uint8 (N, H, W, 3), float32 (N,), float32 (N, H, W)."""
+
+    pictures: UInt8Array
+    scores: FloatArray
+    maps: FloatArray
+
+
+@dataclass(frozen=True)
+class Bundle:
+    """A bundle whose digests were checked when it was opened."""
+
+    path: Path
+    manifest: Manifest
+    digest: str
+
+    @property
+    def model_path(self) -> Path:
+        """The fused ONNX graph."""
+        return self.path / MODEL
+
+    @property
+    def contract(self) -> InputContract:
+        """How pictures are prepared for this model."""
+        return self.manifest.contract
+
+    @property
+    def calibration_path(self) -> Path:
+        """Where the thresholds lie."""
+        return self.path / CALIBRATION
+
+    @cached_property
+    def calibration(self) -> Calibration:
+        """The thresholds.
+
+        Raises:
+            Uncalibrated: there are none yet.
+            ContractMismatch: they belong to another bundle.
+        """
+        if not self.calibration_path.is_file():
+            raise Uncalibrated(
+                f"{self.path}: no thresholds yet (calibration.yaml is missing); "
+                f"run: mapl-edge calibrate {self.path} --good FOLDER_OF_GOOD_PARTS"
+            )
+        calibration = calibration_from_file(self.calibration_path)
+        if calibration.model_digest != self.digest:
+            raise ContractMismatch(
+                f"{self.calibration_path}: was made for bundle {calibration.model_digest[:12]}, this one is "
+                f"{self.digest[:12]}; run: mapl-edge calibrate {self.path} --good FOLDER_OF_GOOD_PARTS"
+            )
+        return calibration
+
+    @property
+    def calibration_digest(self) -> str:
+        """SHA-256 of calibration.yaml, in hex."""
+        return sha256_of(self.calibration_path)
+
+    def golden(self) -> Golden:
+        """The golden pictures with the reference's answers."""
+        with np.load(self.path / GOLDEN, allow_pickle=False) as arrays:
+            return Golden(arrays["pictures"], arrays["scores"], arrays["maps"])
+
+    def memory_picture(self, index: int) -> UInt8Array:
+        """The normal sample with this index, prepared: uint8 (H, W, 3), BGR."""
+        return picture_from_file(self.path / "memory" / f"{index:02d}.jpg")
+
+
+def open_bundle(path: Path) -> Bundle:
+    """Read the manifest and check every file against it.
+
+    Raises:
+        BundleError: it is no bundle, of a newer schema, a file is missing, changed or not listed.
+    """
+    manifest_path = path / MANIFEST
+    if not manifest_path.is_file():
+        what = "no such folder" if not path.exists() else "no manifest.json in it" if path.is_dir() else "is a file"
+        raise BundleError(f"{path}: {what}, expected a bundle; make one with mapl-edge export MODEL --out part.mapl")
+    raw = manifest_path.read_bytes()
+    manifest = _manifest_from_json(raw, path)
+    present = {file.relative_to(path).as_posix() for file in path.rglob("*") if file.is_file()} - {
+        MANIFEST,
+        CALIBRATION,
+    }
+    for name in sorted(manifest.files.keys() - present):
+        raise BundleError(f"{path}: {name} is missing; copy the whole folder again")
+    for name in sorted(present - manifest.files.keys()):
+        raise BundleError(f"{path}: {name} is not listed in the manifest; remove it or export again")
+    for name, digest in manifest.files.items():
+        if (path / name).is_symlink() or sha256_of(path / name) != digest:
+            raise BundleError(
+                f"{path}: {name} was changed (its SHA-256 differs from the manifest); export or copy again"
+            )
+    return Bundle(path, manifest, hashlib.sha256(raw).hexdigest())
+
+
+def write_manifest(folder: Path, **fields: Any) -> Manifest:
+    """List every file in `folder` with its digest, as the last step of writing a bundle."""
+    files = {
+        file.relative_to(folder).as_posix(): sha256_of(file) for file in sorted(folder.rglob("*")) if file.is_file()
+    }
+    manifest = Manifest(files=files, **fields)
+    text = json.dumps(manifest.model_dump(mode="json"), indent=2, ensure_ascii=False) + "\n"
+    (folder / MANIFEST).write_text(text, encoding="utf-8")
+    return manifest
+
+
+def _manifest_from_json(raw: bytes, path: Path) -> Manifest:
+    try:
+        content = json.loads(raw)
+        found = content["schema_version"]
+        if isinstance(found, int) and found > BUNDLE_SCHEMA:
+            raise BundleError(
+                f"{path}: schema {found} is newer than this version reads ({BUNDLE_SCHEMA}); "
+                "update mapl-edge on this machine, or export with an older one"
+            )
+        return Manifest.model_validate(content)
+    except ValidationError as exc:
+        first = exc.errors()[0]
+        where = ".".join(str(part) for part in first["loc"])
+        raise BundleError(f"{path}: manifest.json is wrong at {where}: {first['msg']}; export again") from exc
+    except (ValueError, KeyError, TypeError) as exc:
+        raise BundleError(f"{path}: manifest.json cannot be read ({exc}); export or copy again") from exc

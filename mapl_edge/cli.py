@@ -1,0 +1,415 @@
+"""The command line. A command opens, calls one function, prints. Text for people goes to stderr, `--json` to stdout."""
+
+from __future__ import annotations
+
+import json
+import signal
+import sys
+import threading
+import uuid
+from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import partial
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
+from rich.table import Table
+
+from mapl_edge import __version__
+from mapl_edge.bundle import MANIFEST, Bundle, open_bundle
+from mapl_edge.config import STATION_FILE, StationConfig, TrainConfig, config_from_dict, config_from_yaml
+from mapl_edge.engine import Engine
+from mapl_edge.errors import BackendUnavailable, BundleError, ConfigError, MaplEdgeError, Uncalibrated
+from mapl_edge.files import check_absent, new_folder
+
+app = typer.Typer(
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    rich_markup_mode="rich",
+    help="From pictures of good parts to PASS/FAIL on a factory camera.",
+    epilog="Example: mapl-edge demo --out demo",
+)
+people = Console(stderr=True, highlight=False)
+
+JsonFlag = Annotated[bool, typer.Option("--json", help="Print one JSON object on stdout.")]
+SkipBad = Annotated[bool, typer.Option("--skip-bad", help="Count pictures that cannot be read and go on.")]
+Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace --out if it exists.")]
+
+
+@app.command(epilog="Example: mapl-edge train data/bottle --out models/bottle")
+def train(
+    data: Annotated[Path, typer.Argument(help="Folder of good parts, or a data set with train/good.")],
+    out: Annotated[Path, typer.Option(help="Model folder to write.")],
+    seed: Annotated[int | None, typer.Option(help="Same seed, same model.  [default: 0]")] = None,
+    steps: Annotated[int | None, typer.Option(help="Training steps.  [default: 500]")] = None,
+    size: Annotated[str | None, typer.Option(help="Model input, HEIGHTxWIDTH.  [default: 256x256]")] = None,
+    roi: Annotated[str | None, typer.Option(help="Crop of the camera picture: LEFT,TOP,WIDTH,HEIGHT.")] = None,
+    textures: Annotated[Path | None, typer.Option(help="Folder of texture pictures, such as DTD.")] = None,
+    config: Annotated[Path | None, typer.Option(help="YAML with any of the training settings.")] = None,
+    skip_bad: SkipBad = False,
+    overwrite: Overwrite = False,
+    as_json: JsonFlag = False,
+) -> None:
+    """Train a model on pictures of good parts."""
+    with _extra("train"):
+        from mapl_edge.model.curves import curves_png
+        from mapl_edge.model.train import train as train_model
+    from mapl_edge.dataset import BadPictures, good_samples
+
+    check_absent(out, overwrite=overwrite)
+    settings = _train_config(config, seed=seed, steps=steps, textures=textures, size=size, roi=roi)
+    bad = BadPictures(skip_bad)
+    with _bars() as progress:
+        checkpoint = train_model(good_samples(data), settings, bad, progress)
+    with new_folder(out, overwrite=overwrite) as work:
+        checkpoint.save(work)
+        curves_png(checkpoint.record.history, work / "training.png")
+    _tell_skipped(bad.errors)
+    summary = checkpoint.record.summary
+    people.print(
+        f"{out}: trained on {summary['pictures']['train']} good parts in {summary['seconds']:.0f} s, best step "
+        f"{summary['best_step']}; next: mapl-edge export {out} --out part.mapl"
+    )
+    _print_json(as_json, {"model": str(out), **summary})
+
+
+@app.command(epilog="Example: mapl-edge export models/bottle --out bottle.mapl")
+def export(
+    model: Annotated[Path, typer.Argument(help="Model folder that train wrote.")],
+    out: Annotated[Path, typer.Option(help="Bundle to write, by custom NAME.mapl.")],
+    overwrite: Overwrite = False,
+    as_json: JsonFlag = False,
+) -> None:
+    """Turn a model into a bundle, and prove that it answers alike."""
+    with _extra("train"):
+        from mapl_edge.export import bundle_from_checkpoint
+        from mapl_edge.model.checkpoint import checkpoint_from_folder
+    from mapl_edge.runtime import OnnxRuntimeEngine
+
+    check_absent(out, overwrite=overwrite)
+    checkpoint = checkpoint_from_folder(model)
+    with people.status("exporting and proving the graph"):
+        result = bundle_from_checkpoint(checkpoint, out, OnnxRuntimeEngine, overwrite=overwrite)
+    people.print(f"{out}: {result}; next: mapl-edge calibrate {out} --good FOLDER")
+    _print_json(
+        as_json,
+        {
+            "bundle": str(out),
+            "digest": open_bundle(out).digest,
+            "score_error": result.score_error,
+            "map_error": result.map_error,
+            "tolerance": result.tolerance,
+        },
+    )
+
+
+@app.command(epilog="Example: mapl-edge calibrate bottle.mapl --good data/bottle/train/good")
+def calibrate(
+    bundle: Annotated[Path, typer.Argument(help="Bundle to set the limit of.")],
+    good: Annotated[Path, typer.Option(help="Good parts; those that training saw are left out.")],
+    max_false_reject: Annotated[float, typer.Option(help="Share of good parts that may be rejected.")] = 0.05,
+    confidence: Annotated[float, typer.Option(help="Confidence of that promise.")] = 0.95,
+    threads: Annotated[int, typer.Option(help="Threads for the engine; 0: all cores.", min=0)] = 0,
+    skip_bad: SkipBad = False,
+    as_json: JsonFlag = False,
+) -> None:
+    """Set the limit from good parts, with a promise."""
+    from mapl_edge.calibrate import calibrate_bundle
+    from mapl_edge.dataset import BadPictures, good_samples
+    from mapl_edge.runtime import OnnxRuntimeEngine
+    from mapl_edge.runtime.inspector import look
+
+    opened = open_bundle(bundle)
+    bad = BadPictures(skip_bad)
+    with OnnxRuntimeEngine(opened.model_path, threads) as engine, _bars() as progress:
+        limit, seen = calibrate_bundle(
+            opened,
+            good_samples(good),
+            partial(look, engine, opened.contract),
+            max_false_reject,
+            confidence,
+            bad,
+            progress,
+        )
+    _tell_skipped(bad.errors)
+    if seen:
+        people.print(f"left out {seen} pictures that training saw")
+    people.print(f"{bundle}: limit {limit.limit:.6g}: {limit}")
+    _print_json(
+        as_json,
+        {
+            "bundle": str(bundle),
+            "limit": limit.limit,
+            "achieved": limit.achieved,
+            "max_false_reject": max_false_reject,
+            "confidence": confidence,
+            "n_good": limit.n_good,
+            "n_above": limit.n_above,
+            "n_needed": limit.n_needed,
+            "n_left_out": seen,
+        },
+    )
+
+
+@app.command(epilog="Example: mapl-edge evaluate bottle.mapl data/bottle --json")
+def evaluate(
+    model: Annotated[Path, typer.Argument(help="Bundle or model folder.")],
+    data: Annotated[Path, typer.Argument(help="Data set with test/good, test/<defect> and ground_truth.")],
+    threads: Annotated[int, typer.Option(help="Threads for the engine; 0: all cores.", min=0)] = 0,
+    skip_bad: SkipBad = False,
+    as_json: JsonFlag = False,
+) -> None:
+    """Measure on labelled parts: AUROC, AP, F1-max, AUPRO, and verdicts where there is a limit."""
+    from mapl_edge.calibrate import evaluate as evaluate_model
+    from mapl_edge.dataset import BadPictures, labelled_samples
+    from mapl_edge.runtime.inspector import look
+
+    samples = labelled_samples(data)
+    bad = BadPictures(skip_bad)
+    engine, contract, limits = _engine_of(model, threads)
+    try:
+        with _bars() as progress:
+            result = evaluate_model(samples, partial(look, engine, contract), limits, bad, progress)
+    finally:
+        engine.close()
+    _tell_skipped(bad.errors)
+    figures = result.as_json()
+    table = Table("metric", "value", title=f"{model} on {data} ({result.n_good} good, {result.n_bad} defective)")
+    for name in ("image_auroc", "image_ap", "image_f1_max", "pixel_auroc", "pixel_ap", "aupro"):
+        table.add_row(name, "-" if figures[name] is None else f"{figures[name]:.4f}")
+    people.print(table)
+    _print_json(as_json, figures)
+
+
+@app.command(epilog="Example: mapl-edge run bottle.mapl --source data/bottle/test --out verdicts.jsonl")
+def run(
+    bundle: Annotated[
+        Path | None, typer.Argument(help="Bundle; default: the one in station.yaml, or the only *.mapl here.")
+    ] = None,
+    camera: Annotated[int | None, typer.Option(help="USB camera by index.", min=0)] = None,
+    source: Annotated[str | None, typer.Option(help="A folder, a video, or line: for the synthetic line.")] = None,
+    out: Annotated[
+        Path | None, typer.Option(help="File for the verdicts, one JSON object a line; default: stdout.")
+    ] = None,
+    max_frames: Annotated[int | None, typer.Option(help="Stop after so many verdicts.", min=1)] = None,
+    threads: Annotated[int | None, typer.Option(help="Threads for the engine; 0: all cores.", min=0)] = None,
+    config: Annotated[Path | None, typer.Option(help="Station file; default: station.yaml, if it is here.")] = None,
+) -> None:
+    """Inspect a stream: one verdict per part, until the source ends or Ctrl-C."""
+    from mapl_edge.runtime import Inspector, JsonLines, OnnxRuntimeEngine, source_from_uri
+    from mapl_edge.runtime import run as run_loop
+
+    if camera is not None and source is not None:
+        raise typer.BadParameter("give --camera or --source, not both")
+    station = _station(config)
+    out = out or station.out
+    if out is not None:
+        check_absent(out)
+    opened = open_bundle(bundle or station.bundle or _only_bundle_here())
+    limits = opened.calibration.limits
+    threads = station.threads if threads is None else threads
+    uri = source if source is not None else str(camera) if camera is not None else station.camera.source
+    with _stop_on_signals() as stop, OnnxRuntimeEngine(opened.model_path, threads) as engine:
+        opened_source = source_from_uri(uri)
+        digests = {"bundle": opened.digest, "calibration": opened.calibration_digest}
+        shared = {"run": uuid.uuid4().hex[:12], "camera": station.camera.name, **digests}
+        sinks = [JsonLines(out, shared)]
+        summary = run_loop(opened_source, Inspector(engine, opened.contract, limits), sinks, stop, max_frames)
+    counts = ", ".join(f"{n} {outcome.value}" for outcome, n in sorted(summary.verdicts.items()))
+    people.print(f"{summary.frames} parts: {counts or 'none'}; {summary.dropped} frames dropped for newer ones")
+
+
+@app.command(epilog="Example: mapl-edge inspect bottle.mapl --json")
+def inspect(
+    bundle: Annotated[Path, typer.Argument(help="Bundle to look into.")],
+    as_json: JsonFlag = False,
+) -> None:
+    """Show what is in a bundle; every file is checked against its digest."""
+    opened = open_bundle(bundle)
+    manifest = opened.manifest
+    calibration = _calibration_or_none(opened)
+    table = Table("what", "value", title=f"{bundle} {opened.digest[:12]}: all digests right")
+    table.add_row("family", manifest.family)
+    table.add_row("made", f"{manifest.created_at} by mapl-edge {manifest.tools.get('mapl-edge', '?')}")
+    table.add_row(
+        "input", f"{manifest.contract.size_hw[0]}x{manifest.contract.size_hw[1]}, roi {manifest.contract.roi_xywh}"
+    )
+    table.add_row("memory", f"{manifest.memory.samples} samples, scope {manifest.memory.scope}")
+    table.add_row("trained on", f"{len(manifest.trained_on)} pictures, {len(manifest.held_out)} held out")
+    table.add_row("limit", f"{calibration.limits.fail:.6g}" if calibration else "none: run mapl-edge calibrate")
+    for name, digest in manifest.files.items():
+        if not name.startswith("memory/"):
+            table.add_row(name, f"{(bundle / name).stat().st_size / 1e6:.1f} MB, sha256 {digest[:12]}")
+    people.print(table)
+    _print_json(
+        as_json,
+        {
+            "path": str(bundle),
+            "digest": opened.digest,
+            "manifest": manifest.model_dump(mode="json"),
+            "calibration": calibration.model_dump(mode="json") if calibration else None,
+        },
+    )
+
+
+@app.command(epilog="Example: mapl-edge demo --out demo")
+def demo(
+    out: Annotated[Path, typer.Option(help="Folder for pictures, model, bundle, verdicts and report.")] = Path("demo"),
+    parts: Annotated[int, typer.Option(help="Parts to inspect.", min=1)] = 200,
+    seed: Annotated[int, typer.Option(help="Of the line and of training.", min=0)] = 0,
+    steps: Annotated[int, typer.Option(help="Training steps.", min=1)] = 300,
+    overwrite: Overwrite = False,
+    as_json: JsonFlag = False,
+) -> None:
+    """Train, export, calibrate and run on a synthetic line, and leave a report."""
+    with _extra("train"):
+        from mapl_edge.demo import demo as run_demo
+
+    with _bars() as progress:
+        result = run_demo(out, parts, seed, steps, overwrite, progress)
+    people.print(
+        f"{result.good_passed:.1%} of {result.n_good} good parts PASS, {result.bad_failed:.1%} of {result.n_bad} "
+        f"defective parts FAIL; look at {result.report}"
+    )
+    _print_json(
+        as_json,
+        {
+            "good_passed": result.good_passed,
+            "bad_failed": result.bad_failed,
+            "n_good": result.n_good,
+            "n_bad": result.n_bad,
+            "report": str(result.report),
+        },
+    )
+
+
+@app.callback(invoke_without_command=True)
+def _options(version: Annotated[bool, typer.Option("--version", help="Print the version.")] = False) -> None:
+    if version:
+        print(__version__)
+        raise typer.Exit
+
+
+def main() -> None:
+    """Run the command line; an error of the user's is one line and an exit code (see `mapl_edge.errors`)."""
+    try:
+        app()
+    except MaplEdgeError as exc:
+        people.print(f"{type(exc).__name__}: {' '.join(str(exc).split())}", markup=False, soft_wrap=True)
+        sys.exit(exc.exit_code)
+
+
+def _train_config(path: Path | None, *, size: str | None, roi: str | None, **flags: Any) -> TrainConfig:
+    """Settings from a YAML file, overruled by flags."""
+    base = config_from_yaml(path, TrainConfig).model_dump(mode="json") if path else {}
+    base |= {key: str(value) if isinstance(value, Path) else value for key, value in flags.items() if value is not None}
+    contract = dict(base.get("contract", {}))
+    if size is not None:
+        contract["size_hw"] = _numbers(size, "x", 2, "--size", "HEIGHTxWIDTH such as 256x256")
+    if roi is not None:
+        contract["roi_xywh"] = _numbers(roi, ",", 4, "--roi", "LEFT,TOP,WIDTH,HEIGHT such as 0,0,640,480")
+    return config_from_dict({**base, "contract": contract}, TrainConfig, where=str(path or "train"))
+
+
+def _numbers(text: str, separator: str, count: int, flag: str, expected: str) -> list[int]:
+    parts = text.split(separator)
+    if len(parts) != count or not all(part.strip().isdecimal() for part in parts):
+        raise ConfigError(flag, [f"found {text!r}, expected {expected}"])
+    return [int(part) for part in parts]
+
+
+def _station(path: Path | None) -> StationConfig:
+    if path is None and not STATION_FILE.is_file():
+        return StationConfig()
+    return config_from_yaml(path or STATION_FILE, StationConfig)
+
+
+def _only_bundle_here() -> Path:
+    found = sorted(path.parent for path in Path().glob(f"*.mapl/{MANIFEST}"))
+    if len(found) == 1:
+        return found[0]
+    names = ", ".join(map(str, found)) or "none"
+    raise BundleError(f"which bundle? found {names} in this folder; name one, or set bundle: in station.yaml")
+
+
+def _engine_of(model: Path, threads: int) -> tuple[Engine, Any, Any]:
+    """Engine, contract and limits (None where there are none) of a bundle or a model folder."""
+    if (model / MANIFEST).is_file() or not model.is_dir():
+        from mapl_edge.runtime import OnnxRuntimeEngine
+
+        bundle = open_bundle(model)
+        calibration = _calibration_or_none(bundle)
+        limits = calibration.limits if calibration else None
+        return OnnxRuntimeEngine(bundle.model_path, threads), bundle.contract, limits
+    with _extra("train"):
+        from mapl_edge.model.checkpoint import TorchEngine, checkpoint_from_folder
+    checkpoint = checkpoint_from_folder(model)
+    return TorchEngine(checkpoint.detector), checkpoint.record.config.contract, None
+
+
+def _calibration_or_none(bundle: Bundle) -> Any:
+    try:
+        return bundle.calibration
+    except Uncalibrated:
+        return None
+
+
+@contextmanager
+def _extra(name: str) -> Iterator[None]:
+    """Say which extra brings a library that is missing."""
+    try:
+        yield
+    except ModuleNotFoundError as exc:
+        raise BackendUnavailable(f"{exc.name} is not installed; pip install 'mapl-edge[{name}]'") from exc
+
+
+@contextmanager
+def _stop_on_signals() -> Iterator[threading.Event]:
+    """SIGINT and SIGTERM set the event; a second one acts as usual."""
+    stop = threading.Event()
+    before = {}
+
+    def on_signal(number: int, frame: object) -> None:
+        stop.set()
+        for each, handler in before.items():
+            signal.signal(each, handler)
+
+    for number in (signal.SIGINT, signal.SIGTERM):
+        before[number] = signal.signal(number, on_signal)
+    try:
+        yield stop
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+@contextmanager
+def _bars() -> Iterator[Any]:
+    """Progress bars, one per kind of work: progress(what, done, total)."""
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    with Progress(*columns, console=people, disable=not people.is_terminal) as bars:
+        tasks: dict[str, TaskID] = {}
+
+        def progress(what: str, done: int, total: int) -> None:
+            if what not in tasks:
+                tasks[what] = bars.add_task(what, total=total)
+            bars.update(tasks[what], completed=done, total=total)
+
+        yield progress
+
+
+def _tell_skipped(errors: list[Any]) -> None:
+    if errors:
+        people.print(f"skipped {len(errors)} bad pictures, first: {errors[0]}", markup=False, soft_wrap=True)
+
+
+def _print_json(wanted: bool, content: dict[str, Any]) -> None:
+    if wanted:
+        print(json.dumps(content, ensure_ascii=False))
+
+
+if __name__ == "__main__":
+    main()

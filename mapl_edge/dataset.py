@@ -1,0 +1,162 @@
+"""Dataset: folders of pictures, labelled by where they lie.
+
+Two layouts are understood. A plain folder holds pictures of good parts. The MVTec layout has `train/good`,
+`test/good`, `test/<defect>` and `ground_truth/<defect>/<name>_mask.png`. Everything is sorted, so that a seed means
+the same everywhere; labels are folder names, never substrings.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import cv2
+import numpy as np
+
+from mapl_edge.arrays import UInt8Array
+from mapl_edge.errors import DataError, PictureError
+from mapl_edge.picture import PICTURE_SUFFIXES, picture_from_file
+
+GOOD = "good"
+
+
+@dataclass(frozen=True, slots=True)
+class Sample:
+    """One labelled picture.
+
+    Attributes:
+        path: of the picture.
+        label: "good" or the defect's name.
+        mask_path: where the defect is, if somebody drew it.
+        root: the folder that `name` is relative to.
+    """
+
+    path: Path
+    label: str
+    mask_path: Path | None
+    root: Path
+
+    @property
+    def name(self) -> str:
+        """The path inside its folder, with forward slashes."""
+        return self.path.relative_to(self.root).as_posix()
+
+    @property
+    def is_good(self) -> bool:
+        """Whether the part is good."""
+        return self.label == GOOD
+
+    def mask(self, size_hw: tuple[int, int]) -> UInt8Array | None:
+        """uint8 (H, W), 0 or 1, resized to `size_hw` (nearest); zeros for a good part; None where nobody drew it."""
+        if self.is_good:
+            return np.zeros(size_hw, np.uint8)
+        if self.mask_path is None:
+            return None
+        drawn = picture_from_file(self.mask_path)[:, :, 0]
+        resized = cv2.resize(drawn, size_hw[::-1], interpolation=cv2.INTER_NEAREST)
+        return (resized > 127).astype(np.uint8)
+
+
+@dataclass
+class BadPictures:
+    """What to do with pictures that cannot be used: stop at the first (default), or count them and go on."""
+
+    skip: bool = False
+    errors: list[PictureError] = field(default_factory=list)
+
+    def report(self, error: PictureError) -> None:
+        """Raise `error`, or remember it if bad pictures are skipped."""
+        if not self.skip:
+            raise error
+        self.errors.append(error)
+
+    def read(
+        self, samples: Sequence[Sample], on_picture: Callable[[], None] = lambda: None
+    ) -> Iterator[tuple[Sample, UInt8Array]]:
+        """Yield each usable sample with its picture, uint8 (H, W, 3) BGR."""
+        for sample in samples:
+            on_picture()
+            try:
+                image = picture_from_file(sample.path)
+            except PictureError as exc:
+                self.report(exc)
+                continue
+            yield sample, image
+
+
+def good_samples(data: Path) -> list[Sample]:
+    """The good parts to train or calibrate with: `data/train/good`, or `data` itself when it is a plain folder.
+
+    Raises:
+        DataError: there is no such folder, or no picture in it.
+    """
+    check_folder(data)
+    folder = data / "train" / GOOD
+    if not folder.is_dir():
+        if (data / "train").is_dir() or (data / "test").is_dir():
+            raise DataError(f"{data}: has train/ or test/ but no train/good; put the pictures of good parts there")
+        folder = data / GOOD if (data / GOOD).is_dir() else data
+    samples = [Sample(path, GOOD, None, data) for path in picture_paths(folder)]
+    if not samples:
+        inside = sorted(child.name for child in folder.iterdir() if child.is_dir())
+        found = f"only folders ({', '.join(inside[:5])})" if inside else "no picture"
+        raise DataError(
+            f"{folder}: found {found}, expected pictures of good parts ({_suffixes()}) here or in train/good"
+        )
+    return samples
+
+
+def labelled_samples(data: Path) -> list[Sample]:
+    """The labelled parts to measure with: `data/test/<label>`, with masks from `data/ground_truth`.
+
+    Raises:
+        DataError: there is no test folder, no good part or no defect in it.
+    """
+    check_folder(data)
+    test = data / "test"
+    if not (test / GOOD).is_dir():
+        raise DataError(
+            f"{data}: expected test/good and test/<defect> to measure with, found no test/good; label some pictures by folder"
+        )
+    samples = []
+    for folder in sorted(child for child in test.iterdir() if child.is_dir()):
+        for path in picture_paths(folder):
+            samples.append(Sample(path, folder.name, _mask_path(data, folder.name, path), test))
+    if not any(s.is_good for s in samples) or all(s.is_good for s in samples):
+        n_good = sum(s.is_good for s in samples)
+        raise DataError(
+            f"{test}: found {n_good} good and {len(samples) - n_good} defective pictures, expected both; "
+            "add pictures to test/good and test/<defect>"
+        )
+    return samples
+
+
+def picture_paths(folder: Path, *, recursive: bool = False) -> list[Path]:
+    """The pictures in a folder, sorted by path; hidden files are left out."""
+    found = folder.rglob("*") if recursive else folder.iterdir()
+    return sorted(
+        path
+        for path in found
+        if path.suffix.lower() in PICTURE_SUFFIXES and not path.name.startswith(".") and path.is_file()
+    )
+
+
+def check_folder(folder: Path) -> None:
+    """Raise DataError unless `folder` is a folder."""
+    if not folder.exists():
+        raise DataError(f"{folder}: no such folder; expected pictures of good parts, or train/good and test/<label>")
+    if not folder.is_dir():
+        raise DataError(f"{folder}: is a file, expected a folder of pictures")
+
+
+def _mask_path(data: Path, label: str, picture: Path) -> Path | None:
+    for name in (f"{picture.stem}_mask.png", f"{picture.stem}.png"):
+        path = data / "ground_truth" / label / name
+        if label != GOOD and path.is_file():
+            return path
+    return None
+
+
+def _suffixes() -> str:
+    return " ".join(sorted(PICTURE_SUFFIXES))

@@ -1,0 +1,114 @@
+"""Files that are whole or absent: results are built beside their place and renamed into it.
+
+`files_errors` is the one door through which the operating system's refusals become OutputError.
+"""
+
+from __future__ import annotations
+
+import errno
+import hashlib
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from mapl_edge.errors import OutputError
+
+
+@contextmanager
+def new_folder(out: Path, *, overwrite: bool = False) -> Iterator[Path]:
+    """Yield an empty folder beside `out`; on leaving without an error it becomes `out` in one rename.
+
+    Raises:
+        OutputError: `out` exists (and `overwrite` is false), or the disk refuses.
+    """
+    check_absent(out, overwrite=overwrite)
+    with files_errors(out):
+        out.parent.mkdir(parents=True, exist_ok=True)
+        work = Path(tempfile.mkdtemp(prefix=f".{out.name}.", suffix=".partial", dir=out.parent))
+        try:
+            work.chmod(0o755)
+            yield work
+            for path in work.rglob("*"):
+                if path.is_file():
+                    _sync(path)
+            if out.exists():
+                old = work.with_suffix(".old")
+                os.rename(out, old)
+                os.rename(work, out)
+                shutil.rmtree(old)
+            else:
+                os.rename(work, out)
+            _sync(out.parent)
+        finally:
+            shutil.rmtree(work, ignore_errors=True)
+
+
+@contextmanager
+def new_file(out: Path, *, overwrite: bool = False) -> Iterator[Path]:
+    """Yield a path beside `out` to write to; on leaving without an error it becomes `out` in one rename.
+
+    Raises:
+        OutputError: `out` exists (and `overwrite` is false), or the disk refuses.
+    """
+    check_absent(out, overwrite=overwrite)
+    with files_errors(out):
+        out.parent.mkdir(parents=True, exist_ok=True)
+        handle, name = tempfile.mkstemp(prefix=f".{out.name}.", suffix=f".partial{out.suffix}", dir=out.parent)
+        os.close(handle)
+        work = Path(name)
+        try:
+            work.chmod(0o644)
+            yield work
+            _sync(work)
+            os.replace(work, out)
+            _sync(out.parent)
+        finally:
+            work.unlink(missing_ok=True)
+
+
+def check_absent(out: Path, *, overwrite: bool = False) -> None:
+    """Raise OutputError when `out` exists and may not be replaced. Called early, so that no work is lost."""
+    if out.exists() and not overwrite:
+        raise OutputError(f"{out} exists; choose another --out, or replace it with --overwrite")
+
+
+@contextmanager
+def files_errors(out: Path) -> Iterator[None]:
+    """Translate the operating system's refusal to write `out` into OutputError."""
+    reasons = {
+        errno.ENOSPC: "the disk is full; free some space or choose another --out",
+        errno.EDQUOT: "the disk quota is used up; free some space or choose another --out",
+        errno.EROFS: "the file system is read-only; choose another --out",
+        errno.EACCES: "permission denied; choose another --out or change the folder's owner",
+        errno.EPERM: "permission denied; choose another --out or change the folder's owner",
+        errno.ENOTDIR: "a part of this path is a file, expected a folder; choose another --out",
+        errno.EEXIST: "it exists; choose another --out, or replace it with --overwrite",
+        errno.EISDIR: "this is a folder, expected a file; choose another --out",
+        errno.EIO: "the disk reports an input/output error; check it",
+    }
+    try:
+        yield
+    except OSError as exc:
+        if exc.errno not in reasons:
+            raise
+        raise OutputError(f"cannot write {out}: {reasons[exc.errno]}") from exc
+
+
+def sha256_of(path: Path) -> str:
+    """SHA-256 of a file's bytes, in hex."""
+    digest = hashlib.sha256()
+    with path.open("rb") as file:
+        while chunk := file.read(1 << 20):
+            digest.update(chunk)
+    return digest.hexdigest()
+
+
+def _sync(path: Path) -> None:
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)

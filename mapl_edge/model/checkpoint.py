@@ -1,0 +1,136 @@
+"""The model folder: what `train` writes and `export` reads. JSON, safetensors and npz; nothing is unpickled.
+
+model/
+  model.json            schema, config, split, summary, history of the losses
+  weights.safetensors   the whole detector: encoder, scales, memory, fusion, decoder
+  pictures.npz          prepared pictures: the memory's normals and the golden ones, uint8
+  training.png          the curves
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from pydantic import BaseModel, ConfigDict, ValidationError
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+
+from mapl_edge.arrays import UInt8Array
+from mapl_edge.config import TrainConfig
+from mapl_edge.engine import Reading
+from mapl_edge.errors import BundleError, ContractMismatch
+from mapl_edge.model.detector import Detector
+from mapl_edge.model.encoder import EfficientNetLite0
+
+MODEL_SCHEMA = 1
+MODEL_JSON = "model.json"
+
+
+class TrainingRecord(BaseModel):
+    """What model.json holds.
+
+    Attributes:
+        trained_on: SHA-256 of each picture that training saw (weights, memory, choice of step), by name.
+        held_out: SHA-256 of the good pictures set aside for calibration, by name.
+        summary: figures for people: seconds, best step, validation scores.
+        history: one entry per validation: step, losses, validation scores.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    schema_version: int = MODEL_SCHEMA
+    family: str = "mapl"
+    created_at: str
+    config: TrainConfig
+    trained_on: dict[str, str]
+    held_out: dict[str, str]
+    memory_samples: int
+    summary: dict[str, Any]
+    history: list[dict[str, float]]
+    tools: dict[str, str]
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """A trained model in memory.
+
+    Attributes:
+        memory_pictures: uint8 (K, H, W, 3), prepared, in the order of the memory.
+        golden_pictures: uint8 (N, H, W, 3), prepared, normal and simulated anomalous.
+    """
+
+    detector: Detector
+    record: TrainingRecord
+    memory_pictures: UInt8Array
+    golden_pictures: UInt8Array
+
+    def save(self, folder: Path) -> None:
+        """Write the model folder's files into an existing folder."""
+        save_file({k: v.contiguous() for k, v in self.detector.state_dict().items()}, folder / "weights.safetensors")
+        np.savez_compressed(folder / "pictures.npz", memory=self.memory_pictures, golden=self.golden_pictures)
+        text = json.dumps(self.record.model_dump(mode="json"), indent=2, ensure_ascii=False)
+        (folder / MODEL_JSON).write_text(text + "\n", encoding="utf-8")
+
+
+def checkpoint_from_folder(folder: Path) -> Checkpoint:
+    """Read a model folder.
+
+    Raises:
+        BundleError: it is no model folder, of a newer schema, or damaged.
+    """
+    if not (folder / MODEL_JSON).is_file():
+        raise BundleError(f"{folder}: no {MODEL_JSON} in it, expected a folder that mapl-edge train wrote")
+    try:
+        content = json.loads((folder / MODEL_JSON).read_bytes())
+        if content.get("schema_version", 0) > MODEL_SCHEMA:
+            raise BundleError(
+                f"{folder}: schema {content['schema_version']} is newer than this version reads ({MODEL_SCHEMA}); "
+                "update mapl-edge"
+            )
+        record = TrainingRecord.model_validate(content)
+        detector = empty_detector(record.config, record.memory_samples)
+        detector.load_state_dict(load_file(folder / "weights.safetensors"))
+        with np.load(folder / "pictures.npz", allow_pickle=False) as arrays:
+            return Checkpoint(detector.eval(), record, arrays["memory"], arrays["golden"])
+    except (OSError, ValueError, KeyError, AttributeError, RuntimeError, ValidationError, SafetensorError) as exc:
+        raise BundleError(f"{folder}: cannot be read ({str(exc).splitlines()[0]}); train again") from exc
+
+
+def empty_detector(config: TrainConfig, samples: int) -> Detector:
+    """A detector of the configured shape, without weights."""
+    return Detector(EfficientNetLite0(), config.contract.size_hw, samples, config.decoder_stride)
+
+
+class TorchEngine:
+    """The reference engine: the trained detector itself. For parity and for `evaluate` on a model folder."""
+
+    name = "torch reference fp32"
+
+    def __init__(self, detector: Detector) -> None:
+        self._detector = detector.eval()
+
+    def infer(self, picture: UInt8Array) -> Reading:
+        """See `Engine`."""
+        scores, maps, nearest = readings(self._detector, [picture])
+        return Reading(float(scores[0]), maps[0], int(nearest[0]))
+
+    def close(self) -> None:
+        """Nothing to free."""
+
+
+def readings(detector: Detector, pictures: Sequence[UInt8Array] | UInt8Array) -> tuple[Any, Any, Any]:
+    """Reference answers for prepared pictures: scores float32 (N,), maps float32 (N, H, W), nearest int64 (N,)."""
+    batch = np.stack(list(pictures))
+    h, w, _ = batch.shape[1:]
+    expected = detector.memory.shapes[0][1] * 4, detector.memory.shapes[0][2] * 4
+    if (h, w) != expected:
+        raise ContractMismatch(f"picture is {h}x{w} px, the model takes {expected[0]}x{expected[1]}")
+    with torch.inference_mode():
+        scores, maps, nearest = detector(torch.from_numpy(batch))
+    return scores.numpy(), maps.numpy(), nearest.numpy()

@@ -1,0 +1,92 @@
+"""Verdict: the answer for one frame, as it leaves the station."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from datetime import datetime, timezone
+from enum import Enum
+
+
+class Outcome(str, Enum):
+    """What the gate is told. LATE and ERROR are verdicts too: every trigger gets exactly one."""
+
+    PASS = "PASS"
+    REVIEW = "REVIEW"
+    FAIL = "FAIL"
+    LATE = "LATE"
+    ERROR = "ERROR"
+
+
+@dataclass(frozen=True, slots=True)
+class StageTimes:
+    """Where one frame's time went, in milliseconds on the monotonic clock.
+
+    Attributes:
+        queue: from capture until the inspector took the frame.
+        prepare: crop and resize.
+        compute: the engine's call.
+        judge: thresholds.
+    """
+
+    queue: float = 0.0
+    prepare: float = 0.0
+    compute: float = 0.0
+    judge: float = 0.0
+
+    @property
+    def total(self) -> float:
+        """Capture to verdict, in milliseconds."""
+        return self.queue + self.prepare + self.compute + self.judge
+
+
+@dataclass(frozen=True, slots=True)
+class Verdict:
+    """The answer for one frame.
+
+    Attributes:
+        outcome: PASS, REVIEW, FAIL, LATE or ERROR.
+        seq, name, captured_at: of the frame that was judged.
+        score: raw anomaly score; None when there is none (ERROR).
+        threshold: the score above which a part fails; None when there is none (ERROR).
+        stage_ms: stage times.
+        error: why there is no score, one line; None otherwise.
+    """
+
+    outcome: Outcome
+    seq: int
+    name: str
+    captured_at: datetime
+    score: float | None
+    threshold: float | None
+    stage_ms: StageTimes = StageTimes()
+    error: str | None = None
+
+    def json_line(self, **station: str) -> str:
+        """One JSON object without line end; `station` adds what all verdicts of a run share (run, camera, digests)."""
+        t = self.stage_ms
+        return json.dumps(
+            {
+                "seq": self.seq,
+                "picture": self.name,
+                "captured_at": utc_text(self.captured_at),
+                "verdict": self.outcome.value,
+                "score": self.score,
+                "threshold": self.threshold,
+                "latency_ms": round(t.total, 3),
+                "stage_ms": {
+                    "queue": round(t.queue, 3),
+                    "prepare": round(t.prepare, 3),
+                    "compute": round(t.compute, 3),
+                    "judge": round(t.judge, 3),
+                },
+                "error": self.error,
+                **station,
+            },
+            ensure_ascii=False,
+        )
+
+
+def utc_text(moment: datetime) -> str:
+    """ISO 8601 in UTC with milliseconds and a Z: 2026-11-22T03:04:05.678Z."""
+    return moment.astimezone(timezone.utc).isoformat(timespec="milliseconds").replace("+00:00", "Z")

@@ -1,0 +1,21 @@
+"""Runtime: from a camera to verdicts. Never imports torch, export or calibrate."""
+
+from mapl_edge.runtime.inspector import Inspection, Inspector
+from mapl_edge.runtime.loop import RunSummary, run
+from mapl_edge.runtime.onnx_engine import OnnxRuntimeEngine
+from mapl_edge.runtime.sinks import JsonLines, Sink
+from mapl_edge.runtime.sources import Blank, Shot, Source, source_from_uri
+
+__all__ = [
+    "Blank",
+    "Inspection",
+    "Inspector",
+    "JsonLines",
+    "OnnxRuntimeEngine",
+    "RunSummary",
+    "Shot",
+    "Sink",
+    "Source",
+    "run",
+    "source_from_uri",
+]

@@ -1,0 +1,69 @@
+"""The synthetic line as a source: line:?parts=200&defects=0.3&seed=0&start=0&pose=fixed&fps=10."""
+
+from __future__ import annotations
+
+import itertools
+import time
+import urllib.parse
+from collections.abc import Iterator
+from typing import Literal
+
+from pydantic import Field
+
+from mapl_edge.clock import Clock
+from mapl_edge.config import Section, config_from_dict
+from mapl_edge.frame import Frame
+from mapl_edge.runtime.sources import Shot
+from mapl_edge.testing.line import SyntheticLine
+
+
+class LineUri(Section):
+    """What may follow `line:?`."""
+
+    parts: int | None = Field(default=None, ge=1)
+    """How many parts come; None: without end."""
+    defects: float = Field(default=0.3, ge=0, le=1)
+    """Share of defective parts."""
+    seed: int = Field(default=0, ge=0)
+    start: int = Field(default=0, ge=0)
+    """Index of the first part."""
+    pose: Literal["fixed", "any"] = "fixed"
+    size: int = Field(default=320, ge=64, le=4096)
+    """Side of the square picture in pixels."""
+    fps: float | None = Field(default=None, gt=0, le=1000)
+    """Parts per second; with it the line is live, without it every part waits for us."""
+
+
+def line_source(uri: str, clock: Clock) -> LineSource:
+    """Open a `line:` URI.
+
+    Raises:
+        ConfigError: an unknown key or a wrong value; all at once.
+    """
+    query = dict(urllib.parse.parse_qsl(uri.partition("?")[2], keep_blank_values=True))
+    return LineSource(config_from_dict(query, LineUri, where=uri), clock)
+
+
+class LineSource:
+    """Parts of the synthetic line as frames; `name` is the index and the defect, such as `000017-scratch`."""
+
+    def __init__(self, line: LineUri, clock: Clock) -> None:
+        self.live = line.fps is not None
+        self._uri, self._clock = line, clock
+        self._line = SyntheticLine(
+            seed=line.seed, defect_rate=line.defects, size_hw=(line.size, line.size), pose=line.pose
+        )
+
+    def shots(self) -> Iterator[Shot]:
+        """See `Source`."""
+        due = self._clock.monotonic()
+        for seq in itertools.count() if self._uri.parts is None else range(self._uri.parts):
+            part = self._line.part(self._uri.start + seq)
+            if self._uri.fps is not None:
+                due += 1 / self._uri.fps
+                time.sleep(max(0.0, due - self._clock.monotonic()))
+            name = f"{part.index:06d}-{part.defect or 'good'}"
+            yield Frame(part.image, seq, self._clock.monotonic(), self._clock.utc(), name)
+
+    def close(self) -> None:
+        """Nothing to close."""
