@@ -28,8 +28,8 @@ def calibrate_bundle(
 ) -> tuple[NormalLimit, int]:
     """Score good parts, set the limit, write calibration.yaml.
 
-    Pictures that training saw are left out: their scores are lower than those of new parts, and a limit from them would
-    promise what it cannot keep.
+    Pictures that training saw are left out: their scores are lower than those of new parts, and a limit from them
+    would promise what it cannot keep.
 
     Args:
         bundle: an open bundle; its calibration.yaml is written whole or not at all.
@@ -52,8 +52,8 @@ def calibrate_bundle(
     if seen and len(fresh) < MIN_NORMALS:
         example = next(sample.path for sample in samples if sample not in fresh)
         raise DataError(
-            f"training saw {seen} of these {len(samples)} pictures (such as {example}), {len(fresh)} remain, expected at "
-            f"least {MIN_NORMALS}; give pictures of good parts that were not trained on"
+            f"training saw {seen} of these {len(samples)} pictures (such as {example}), {len(fresh)} remain, "
+            f"expected at least {MIN_NORMALS}; give pictures of good parts that were not trained on"
         )
     scores, used = [], []
     for done, (sample, image) in enumerate((bad or BadPictures()).read(fresh), start=1):

@@ -1,8 +1,9 @@
 """Limits from good parts alone, with a promise that holds for any distribution of scores.
 
-The limit is an order statistic of n held-out good scores with r of them above it. Whatever the distribution, the share
-of good parts above it is at most p with confidence 1 - δ, where p solves P(Binomial(n, p) <= r) = δ (Clopper and Pearson,
-1934; with r = 0 it is 1 - δ^(1/n)). We take the largest r whose bound keeps the wish, hence the tightest limit.
+The limit is an order statistic of n held-out good scores with r of them above it. Whatever the distribution, the
+share of good parts above it is at most p with confidence 1 - δ, where p solves P(Binomial(n, p) <= r) = δ (Clopper
+and Pearson, 1934; with r = 0 it is 1 - δ^(1/n)). We take the largest r whose bound keeps the wish, hence the tightest
+limit.
 """
 
 from __future__ import annotations
@@ -41,8 +42,8 @@ class NormalLimit:
 
     def __str__(self) -> str:
         kept = (
-            f"with {self.n_good} good parts and {self.n_above} above the limit, at most {self.achieved:.1%} of good parts "
-            f"are rejected ({self.confidence:.0%} confidence)"
+            f"with {self.n_good} good parts and {self.n_above} above the limit, at most {self.achieved:.1%} of good "
+            f"parts are rejected ({self.confidence:.0%} confidence)"
         )
         if self.achieved <= self.max_false_reject:
             return kept
@@ -66,7 +67,8 @@ def limit_from_normals(scores: npt.ArrayLike, max_false_reject: float = 0.05, co
     n = len(ordered)
     if not 0 < max_false_reject < 1 or not 0 < confidence < 1:
         raise DataError(
-            f"promise of at most {max_false_reject:g} with confidence {confidence:g} is impossible; expected both between 0 and 1"
+            f"promise of at most {max_false_reject:g} with confidence {confidence:g} is impossible; "
+            "expected both between 0 and 1"
         )
     if n < MIN_NORMALS:
         raise DataError(f"found {n} good parts to calibrate with, expected at least {MIN_NORMALS}; add pictures")

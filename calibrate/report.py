@@ -8,6 +8,7 @@ import io
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import cv2
 import numpy as np
@@ -52,7 +53,8 @@ def html_from_run(
     good = [r.score for r in rows if r.label == "good"]
     bad = [r.score for r in rows if r.label != "good"]
     triples = "\n".join(
-        f"<figure><div class=triple>{_img(r.picture)}{_img(heat_overlay(r.picture, r.anomaly_map))}{_img(r.nearest)}</div>"
+        "<figure><div class=triple>"
+        f"{_img(r.picture)}{_img(heat_overlay(r.picture, r.anomaly_map))}{_img(r.nearest)}</div>"
         f"<figcaption>{html.escape(r.caption)}</figcaption></figure>"
         for r in rejects
     )
@@ -62,11 +64,14 @@ def html_from_run(
 <style>
 body {{ font: 16px/1.5 system-ui, sans-serif; color: #1d2530; max-width: 1100px; margin: 2rem auto; padding: 0 1rem; }}
 h1 {{ font-size: 1.6rem; margin-bottom: .2rem; }} h2 {{ font-size: 1.15rem; margin-top: 2rem; }}
-table {{ border-collapse: collapse; }} th, td {{ padding: .25rem .8rem; text-align: right; border-bottom: 1px solid #dde3ea; }}
-th:first-child, td:first-child {{ text-align: left; }} td.ok {{ background: #e4f5e9; }} td.wrong {{ background: #fde4e1; }}
+table {{ border-collapse: collapse; }}
+th, td {{ padding: .25rem .8rem; text-align: right; border-bottom: 1px solid #dde3ea; }}
+th:first-child, td:first-child {{ text-align: left; }}
+td.ok {{ background: #e4f5e9; }} td.wrong {{ background: #fde4e1; }}
 .plots {{ display: flex; flex-wrap: wrap; gap: 1rem; }} .plots svg {{ width: 520px; max-width: 100%; height: auto; }}
 .rejects {{ display: grid; grid-template-columns: repeat(auto-fill, minmax(500px, 1fr)); gap: 1rem; }}
-figure {{ margin: 0; }} .triple {{ display: flex; gap: 4px; }} .triple img {{ width: 33%; }}
+figure {{ margin: 0; }}
+.triple {{ display: flex; gap: 4px; }} .triple img {{ width: 33%; }}
 figcaption {{ font-size: .85rem; color: #556; }}
 </style></head><body>
 <h1>{html.escape(title)}</h1>
@@ -126,7 +131,7 @@ def _latency_histogram(latency_ms: Sequence[float]) -> str:
     return _svg(figure)
 
 
-def _figure():  # type: ignore[no-untyped-def]  # matplotlib is optional: its types may be absent
+def _figure() -> tuple[Any, Any]:
     try:
         from matplotlib.figure import Figure
     except ImportError as exc:
@@ -137,7 +142,7 @@ def _figure():  # type: ignore[no-untyped-def]  # matplotlib is optional: its ty
     return figure, axes
 
 
-def _svg(figure) -> str:  # type: ignore[no-untyped-def]  # as above
+def _svg(figure: Any) -> str:
     text = io.StringIO()
     figure.savefig(text, format="svg", metadata={"Date": None})
     return text.getvalue().partition("<svg")[1] + text.getvalue().partition("<svg")[2]

@@ -54,16 +54,16 @@ def train(
     as_json: JsonFlag = False,
 ) -> None:
     """Train a model on pictures of good parts."""
-    with _extra("train"):
-        from mapl_edge.model.curves import curves_png
-        from mapl_edge.model.train import train as train_model
     from mapl_edge.dataset import BadPictures, good_samples
 
     check_absent(out, overwrite=overwrite)
     settings = _train_config(config, seed=seed, steps=steps, textures=textures, size=size, roi=roi)
-    bad = BadPictures(skip_bad)
+    samples, bad = good_samples(data), BadPictures(skip_bad)
+    with _extra("train"):  # torch takes seconds to load: a wrong path should not wait for it
+        from mapl_edge.model.curves import curves_png
+        from mapl_edge.model.train import train as train_model
     with _bars() as progress:
-        checkpoint = train_model(good_samples(data), settings, bad, progress)
+        checkpoint = train_model(samples, settings, bad, progress)
     with new_folder(out, overwrite=overwrite) as work:
         checkpoint.save(work)
         curves_png(checkpoint.record.history, work / "training.png")
@@ -84,12 +84,12 @@ def export(
     as_json: JsonFlag = False,
 ) -> None:
     """Turn a model into a bundle, and prove that it answers alike."""
-    with _extra("train"):
-        from mapl_edge.export import bundle_from_checkpoint
-        from mapl_edge.model.checkpoint import checkpoint_from_folder
     from mapl_edge.runtime import OnnxRuntimeEngine
 
     check_absent(out, overwrite=overwrite)
+    with _extra("train"):
+        from mapl_edge.export import bundle_from_checkpoint
+        from mapl_edge.model.checkpoint import checkpoint_from_folder
     checkpoint = checkpoint_from_folder(model)
     with people.status("exporting and proving the graph"):
         result = bundle_from_checkpoint(checkpoint, out, OnnxRuntimeEngine, overwrite=overwrite)
@@ -370,7 +370,7 @@ def _extra(name: str) -> Iterator[None]:
 def _stop_on_signals() -> Iterator[threading.Event]:
     """SIGINT and SIGTERM set the event; a second one acts as usual."""
     stop = threading.Event()
-    before = {}
+    before: dict[signal.Signals, Any] = {}
 
     def on_signal(number: int, frame: object) -> None:
         stop.set()

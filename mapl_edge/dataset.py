@@ -117,7 +117,8 @@ def labelled_samples(data: Path) -> list[Sample]:
     test = data / "test"
     if not (test / GOOD).is_dir():
         raise DataError(
-            f"{data}: expected test/good and test/<defect> to measure with, found no test/good; label some pictures by folder"
+            f"{data}: expected test/good and test/<defect> to measure with, found no test/good; "
+            "label some pictures by folder"
         )
     samples = []
     for folder in sorted(child for child in test.iterdir() if child.is_dir()):

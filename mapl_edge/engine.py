@@ -24,7 +24,7 @@ class Reading:
 
 
 class Engine(Protocol):
-    """One model, loaded. Implementations: ONNX Runtime (`runtime`), torch (`mapl_edge.model`), the fake in `testing`."""
+    """One model, loaded: ONNX Runtime (`runtime`), torch (`mapl_edge.model`) or the fake in `testing`."""
 
     @property
     def name(self) -> str:

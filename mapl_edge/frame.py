@@ -22,7 +22,7 @@ class Frame:
         seq: counts up from 0 per camera; gaps mean dropped frames.
         t_mono: capture time in seconds, time.monotonic().
         captured_at: the same moment for people, UTC.
-        name: what the source calls it: a file's path inside the folder, `000017` on the line, "" where there is no name.
+        name: what the source calls it: a file's path inside the folder, `000017-good` on the line, "" without one.
     """
 
     image: UInt8Array

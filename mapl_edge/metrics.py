@@ -84,7 +84,7 @@ def _flat(positive: npt.ArrayLike, scores: npt.ArrayLike) -> tuple[BoolArray, Fl
 
 
 def _cumulated(s: FloatArray, hit: Float64Array, miss: Float64Array) -> tuple[Float64Array, Float64Array]:
-    """Sums of `hit` and `miss` over everything at or above each distinct score, from the highest down; begins with 0."""
+    """Sums of `hit` and `miss` over all at or above each distinct score, from the highest down; begins with 0."""
     order = np.argsort(-s, kind="stable")
     ordered = s[order]
     last_of_tie = np.flatnonzero(np.append(ordered[1:] != ordered[:-1], True))

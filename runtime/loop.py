@@ -1,4 +1,4 @@
-"""The loop that keeps the inspector alive: serve → take a shot → inspect → emit, until the source ends or stop is set."""
+"""The loop that keeps the inspector alive: take a shot, inspect, emit, until the source ends or stop is set."""
 
 from __future__ import annotations
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import os
 import sys
+from contextlib import suppress
 from pathlib import Path
 from typing import IO, Protocol
 
@@ -57,14 +58,12 @@ class JsonLines:
                 raise OutputError("standard output was closed by its reader; use --out to keep the verdicts") from exc
             return
         with files_errors(self._out):
-            before = self._file.tell() if self._file.seekable() else None
-            written = 0
+            before = self._file.tell()
             try:
-                written = self._file.write(line)
-                if written != len(line):
+                if self._file.write(line) != len(line):
                     raise OSError(errno.ENOSPC, "short write")
             except OSError:
-                if before is not None:
+                with suppress(OSError):  # a pipe or device has nothing to take back; the first error tells
                     self._file.truncate(before)
                     self._file.seek(before)
                 raise
@@ -73,6 +72,5 @@ class JsonLines:
         """See `Sink`."""
         if self._out is not None and not self._file.closed:
             with files_errors(self._out):
-                if self._file.seekable():
-                    os.fsync(self._file.fileno())
+                os.fsync(self._file.fileno())
                 self._file.close()

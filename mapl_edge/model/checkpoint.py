@@ -14,10 +14,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+from zipfile import BadZipFile
 
 import numpy as np
 import torch
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
@@ -98,7 +99,7 @@ def checkpoint_from_folder(folder: Path) -> Checkpoint:
         detector.load_state_dict(load_file(folder / "weights.safetensors"))
         with np.load(folder / "pictures.npz", allow_pickle=False) as arrays:
             return Checkpoint(detector.eval(), record, arrays["memory"], arrays["golden"])
-    except (OSError, ValueError, KeyError, AttributeError, RuntimeError, ValidationError, SafetensorError) as exc:
+    except (OSError, ValueError, KeyError, AttributeError, RuntimeError, BadZipFile, SafetensorError) as exc:
         raise BundleError(f"{folder}: cannot be read ({str(exc).splitlines()[0]}); train again") from exc
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import pairwise
 
 import torch
 from torch import Tensor, nn
@@ -36,9 +37,7 @@ class MultiScaleFusion(nn.Module):
         super().__init__()
         self.keep = nn.ModuleList(conv_block(2 * c, 2 * c) for c in channels)
         self.squeeze = nn.ModuleList(conv_block(2 * c, c, kernel=1) for c in channels)
-        self.align = nn.ModuleList(
-            conv_block(deep, shallow, kernel=1) for shallow, deep in zip(channels[:-1], channels[1:], strict=True)
-        )
+        self.align = nn.ModuleList(conv_block(deep, shallow, kernel=1) for shallow, deep in pairwise(channels))
 
     def forward(self, features: Sequence[Tensor], differences: Sequence[Tensor]) -> list[Tensor]:
         """x and DI*, each one (B, C, H, W) per level → fused and weighted, one (B, C, H, W) per level."""

@@ -75,8 +75,8 @@ class MBConv(nn.Module):
         """(B, c_in, H, W) → (B, c_out, H/stride, W/stride)."""
         y = F.relu6(self._bn0(self._expand_conv(x))) if self.expands else x
         y = F.relu6(self._bn1(self._depthwise_conv(y)))
-        y = self._bn2(self._project_conv(y))
-        return x + y if self.adds else y
+        projected: Tensor = self._bn2(self._project_conv(y))
+        return x + projected if self.adds else projected
 
 
 class SameConv2d(nn.Conv2d):

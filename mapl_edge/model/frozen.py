@@ -20,7 +20,7 @@ Encode = Callable[[UInt8Array], list[Tensor]]
 
 
 def frozen(encoder: nn.Module, size_hw: tuple[int, int]) -> Encode:
-    """A function from uint8 pictures (B, H, W, 3) to the encoder's features, one (B, C, H, W) per level, no gradient."""
+    """A function from uint8 pictures (B, H, W, 3) to features, one (B, C, H, W) per level, without gradient."""
     program = onnx_program(_Levels(encoder), size_hw, outputs=[f"stride{s}" for s in STRIDES])
     buffer = io.BytesIO()
     program.save(buffer)

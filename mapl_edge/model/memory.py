@@ -53,7 +53,7 @@ class ImageMemory(nn.Module):
 
     def difference(self, features: Sequence[Tensor], index: Tensor) -> list[Tensor]:
         """DI* (Eq. 7, 8): squared difference to the sample `index` (B,), one (B, C, H, W) per level."""
-        rows = self.bank[index].split(self.sizes, dim=1)
+        rows = torch.split(self.bank[index], self.sizes, dim=1)
         return [(row.view(-1, *shape) - x).square() for row, shape, x in zip(rows, self.shapes, features, strict=True)]
 
     def _flat(self, features: Sequence[Tensor]) -> Tensor:

@@ -111,7 +111,7 @@ def foreground(picture: UInt8Array) -> BoolArray:
     lighter. A picture that does not split (a surface that fills the view) is foreground everywhere.
     """
     grey = cv2.GaussianBlur(cv2.cvtColor(picture, cv2.COLOR_BGR2GRAY), (7, 7), 0)
-    threshold, light = cv2.threshold(grey, 0, 255, cv2.THRESH_BINARY | cv2.THRESH_OTSU)
+    _, light = cv2.threshold(grey, 0, 255, cv2.THRESH_BINARY | cv2.THRESH_OTSU)
     everywhere = np.ones(grey.shape, np.bool_)
     border = np.concatenate([light[0], light[-1], light[:, 0], light[:, -1]]) > 0
     share = float(border.mean())

@@ -267,7 +267,7 @@ def _optimise(
         loss = config.l1_weight * l1 + config.focal_weight * focal  # Eq. 14
         if not math.isfinite(loss.item()):
             raise TrainingError(
-                f"the loss is {loss.item()} at step {step}; lower learning_rate (now {config.learning_rate}) and try again"
+                f"the loss is {loss.item()} at step {step}; lower learning_rate (now {config.learning_rate}), try again"
             )
         optimiser.zero_grad()
         loss.backward()  # type: ignore[no-untyped-call]
@@ -305,7 +305,8 @@ def _prepared(
         progress("reading pictures", done, len(samples))
     if len(used) < MIN_GOOD:
         raise DataError(
-            f"found {len(used)} usable pictures of good parts, expected at least {MIN_GOOD} (50 or more work well); add some"
+            f"found {len(used)} usable pictures of good parts, expected at least {MIN_GOOD} "
+            "(50 or more work well); add some"
         )
     return used, np.stack(pictures)
 

@@ -1,0 +1,106 @@
+"""Evaluate: metrics of the right things, on known answers."""
+
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+from sklearn.metrics import roc_auc_score
+
+from mapl_edge.arrays import UInt8Array
+from mapl_edge.calibrate import evaluate
+from mapl_edge.calibration import Limits
+from mapl_edge.dataset import BadPictures, labelled_samples
+from mapl_edge.engine import Reading
+from mapl_edge.errors import BackendError
+from mapl_edge.verdict import Outcome
+
+
+@pytest.fixture()
+def data(tmp_path: Path) -> Path:
+    """Two good and three bad pictures: a bright square at a known place; the third defect has no mask."""
+    for name, square in {
+        "good/0": None,
+        "good/1": None,
+        "spot/0": (4, 4),
+        "spot/1": (20, 10),
+        "unmasked/0": (8, 8),
+    }.items():
+        picture = np.full((32, 32, 3), 50, np.uint8)
+        mask = np.zeros((32, 32), np.uint8)
+        if square:
+            y, x = square
+            picture[y : y + 6, x : x + 6] = 250
+            mask[y : y + 6, x : x + 6] = 255
+        (tmp_path / "test" / name).parent.mkdir(parents=True, exist_ok=True)
+        cv2.imwrite(str(tmp_path / "test" / f"{name}.png"), picture)
+        if square and not name.startswith("unmasked"):
+            path = tmp_path / "ground_truth" / f"{name}_mask.png"
+            path.parent.mkdir(parents=True, exist_ok=True)
+            cv2.imwrite(str(path), mask)
+    return tmp_path
+
+
+def perfect(image: UInt8Array) -> Reading:
+    """A model that sees brightness."""
+    anomaly_map = image[:, :, 0].astype(np.float32) / 255
+    return Reading(float(anomaly_map.max()), anomaly_map, 0)
+
+
+def test_a_perfect_model_scores_one_everywhere(data: Path) -> None:
+    """Counts, verdicts, and every metric at its best."""
+    result = evaluate(labelled_samples(data), perfect, Limits(fail=0.5))
+
+    assert (result.n_good, result.n_bad, result.n_skipped) == (2, 3, 0)
+    figures = result.as_json()
+    for name in ("image_auroc", "image_ap", "image_f1_max", "pixel_auroc", "pixel_ap", "aupro"):
+        assert figures[name] == pytest.approx(1.0), name
+    assert [p.outcome for p in result.pictures] == [Outcome.PASS] * 2 + [Outcome.FAIL] * 3
+
+
+def test_pixel_metrics_leave_out_defects_without_a_mask(data: Path) -> None:
+    """Counting them as normal pixels would punish a model for being right."""
+    rng = np.random.default_rng(0)
+    maps = {}
+
+    def noisy(image: UInt8Array) -> Reading:
+        anomaly_map = (image[:, :, 0] / 255 + rng.normal(0, 0.8, image.shape[:2])).astype(np.float32)
+        maps[image.tobytes()] = anomaly_map
+        return Reading(float(anomaly_map.max()), anomaly_map, 0)
+
+    samples = labelled_samples(data)
+    result = evaluate(samples, noisy)
+    kept = [s for s in samples if s.label != "unmasked"]
+    images = [cv2.imread(str(s.path)) for s in kept]
+    y = np.concatenate([s.mask((32, 32)).ravel() for s in kept])  # type: ignore[union-attr]
+    # Both good pictures are the same bytes; the oracle needs the map of each call.
+    s = np.concatenate([maps[i.tobytes()].ravel() for i in images[1:]])
+
+    assert result.pixel_auroc == pytest.approx(roc_auc_score(y[1024:], s), abs=0.05)
+    assert all(p.outcome is None for p in result.pictures)
+
+
+def test_without_any_mask_pixel_metrics_are_null(data: Path) -> None:
+    """Null says "not measured"; 0 would say "bad"."""
+    for path in (data / "ground_truth").rglob("*.png"):
+        path.unlink()
+
+    figures = evaluate(labelled_samples(data), perfect).as_json()
+
+    assert (figures["pixel_auroc"], figures["pixel_ap"], figures["aupro"]) == (None, None, None)
+    assert figures["image_auroc"] == 1.0
+
+
+def test_a_model_that_answers_nan_is_refused(data: Path) -> None:
+    """AUROC of NaN would be some number."""
+    with pytest.raises(BackendError, match="nan"):
+        evaluate(labelled_samples(data), lambda image: Reading(float("nan"), image[:, :, 0].astype(np.float32), 0))
+
+
+def test_bad_pictures_can_be_skipped_and_are_counted(data: Path) -> None:
+    """The rest is still measured."""
+    (data / "test" / "spot" / "9.png").write_bytes(b"x")
+
+    result = evaluate(labelled_samples(data), perfect, bad=BadPictures(skip=True))
+
+    assert (result.n_skipped, result.n_bad) == (1, 3)

@@ -1,0 +1,179 @@
+"""calibration.yaml: what is written comes back, what is wrong is refused with its reason."""
+
+from pathlib import Path
+
+import pytest
+import yaml
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from pydantic import ValidationError
+
+from mapl_edge.calibration import Calibration, Limits, Promise, calibration_from_file, write_calibration
+from mapl_edge.errors import BundleError
+
+numbers = st.floats(allow_nan=False, allow_infinity=False)
+counts = st.integers(0, 10**9)
+texts = st.text(max_size=20)
+limits = st.tuples(numbers, numbers, st.booleans()).map(
+    lambda three: Limits(fail=max(three[:2]), review=min(three[:2]) if three[2] else None)
+)
+calibrations = st.builds(
+    Calibration,
+    version=counts,
+    created_at=texts,
+    created_by=texts,
+    model_digest=texts,
+    limits=limits,
+    promise=st.builds(
+        Promise,
+        max_false_reject=numbers,
+        confidence=numbers,
+        achieved=numbers,
+        n_good=counts,
+        n_above=counts,
+        n_needed=counts,
+    ),
+    pictures=st.dictionaries(texts, texts, max_size=4),
+)
+
+
+def calibration(**changes: object) -> Calibration:
+    """A calibration that is in order, but for the changes."""
+    fields: dict[str, object] = {
+        "created_at": "2026-11-22T03:04:05.678Z",
+        "created_by": "mia",
+        "model_digest": "ab" * 32,
+        "limits": Limits(fail=1.5, review=1.0),
+        "promise": Promise(max_false_reject=0.05, confidence=0.95, achieved=0.1, n_good=30, n_above=0, n_needed=59),
+        "pictures": {"good/000.png": "cd" * 32},
+    }
+    return Calibration.model_validate({**fields, **changes})
+
+
+def written(folder: Path, **changes: object) -> Path:
+    """calibration.yaml with changed or, with None, missing keys."""
+    content = {**calibration().model_dump(mode="json"), **changes}
+    path = folder / "calibration.yaml"
+    path.write_text(yaml.safe_dump({key: value for key, value in content.items() if value is not None}))
+    return path
+
+
+@given(original=calibrations)
+@settings(max_examples=100, deadline=None)
+def test_calibration_comes_back_as_it_was(original: Calibration, tmp_path_factory: pytest.TempPathFactory) -> None:
+    """Limits to the last bit, and names in any script: a limit that moves in the file moves the verdicts."""
+    path = tmp_path_factory.getbasetemp() / "calibration.yaml"
+
+    write_calibration(original, path)
+
+    assert calibration_from_file(path) == original
+
+
+def test_writing_replaces_the_older_one(tmp_path: Path) -> None:
+    """Calibrating again is a daily act; no crumbs are left beside the file."""
+    write_calibration(calibration(version=1), tmp_path / "calibration.yaml")
+
+    write_calibration(calibration(version=2), tmp_path / "calibration.yaml")
+
+    assert calibration_from_file(tmp_path / "calibration.yaml").version == 2
+    assert [path.name for path in tmp_path.iterdir()] == ["calibration.yaml"]
+
+
+def test_file_can_be_read_by_people(tmp_path: Path) -> None:
+    """It begins by saying what it is, and keeps the order of the model and letters as they are."""
+    write_calibration(calibration(created_by="Jürgen"), tmp_path / "calibration.yaml")
+
+    lines = (tmp_path / "calibration.yaml").read_text(encoding="utf-8").splitlines()
+
+    assert lines[0].startswith("# ")
+    assert lines[1] == "schema_version: 1"
+    assert "created_by: Jürgen" in lines
+
+
+@pytest.mark.parametrize(("fail", "review"), [(1.0, 1.5), (-1.0, 0.0)], ids=str)
+def test_review_above_fail_is_refused(fail: float, review: float) -> None:
+    """No part could ever be reviewed; somebody has swapped the two."""
+    with pytest.raises(ValidationError, match=rf"review \({review}\) must not lie above fail \({fail}\)"):
+        Limits(fail=fail, review=review)
+
+
+@pytest.mark.parametrize("key", ["fail", "review"])
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), float("-inf")], ids=str)
+def test_limit_that_is_no_number_is_refused(key: str, value: float) -> None:
+    """Nothing is above NaN: every part would pass."""
+    with pytest.raises(ValidationError, match="finite"):
+        Limits.model_validate({"fail": 1.0, key: value})
+
+
+@pytest.mark.parametrize("schema", [2, 99], ids="schema {}".format)
+def test_newer_schema_is_refused(schema: int, tmp_path: Path) -> None:
+    """An older station must not guess what a newer file means, whatever else is in it."""
+    path = written(tmp_path, schema_version=schema, added_later=True)
+
+    with pytest.raises(BundleError, match=rf"schema {schema} is newer than this version reads \(1\); update mapl-edge"):
+        calibration_from_file(path)
+
+
+@pytest.mark.parametrize(
+    ("changes", "named"),
+    [
+        pytest.param({"limits": {"fail": float("nan")}}, "limits.fail", id="limit-is-nan"),
+        pytest.param({"limits": {"fail": "high"}}, "limits.fail", id="limit-is-text"),
+        pytest.param({"limits": {"fail": 1.0, "review": 2.0}}, "review", id="review-above-fail"),
+        pytest.param({"limits": None}, "limits", id="no-limits"),
+        pytest.param({"limit": 2.0}, "limit", id="unknown-key"),
+        pytest.param({"pictures": ["a.png"]}, "pictures", id="pictures-are-a-list"),
+    ],
+)
+def test_wrong_value_is_named(changes: dict[str, object], named: str, tmp_path: Path) -> None:
+    """People do edit this file; the message must lead them to the line."""
+    path = written(tmp_path, **changes)
+
+    with pytest.raises(BundleError, match=rf"calibration\.yaml: .*\b{named}\b.*; run mapl-edge calibrate again"):
+        calibration_from_file(path)
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        pytest.param(b"", id="empty"),
+        pytest.param(b"just text", id="text"),
+        pytest.param(b"[1, 2]", id="list"),
+        pytest.param(b"limits: {fail: ", id="cut-off"),
+        pytest.param(b"\xff\xfe\x00\x01", id="not-text"),
+        pytest.param(b"\0\0\0\0", id="zeros-after-a-power-cut"),
+        pytest.param(b"schema_version: new", id="schema-is-text"),
+        pytest.param(b"schema_version: null", id="schema-is-null"),
+        pytest.param(b"schema_version: .inf", id="schema-is-infinite"),
+        pytest.param(b"created_at: 2026-13-45", id="date-that-does-not-exist"),
+        pytest.param(b"[" * 5000, id="nested-without-end"),
+        pytest.param(b"!!python/object/apply:os.getcwd []", id="code"),
+    ],
+)
+def test_garbage_is_refused(content: bytes, tmp_path: Path) -> None:
+    """One line that says which file and what to do, whatever lies in it."""
+    path = tmp_path / "calibration.yaml"
+    path.write_bytes(content)
+
+    with pytest.raises(
+        BundleError, match=r"calibration\.yaml: cannot be read .*; run mapl-edge calibrate again"
+    ) as caught:
+        calibration_from_file(path)
+    assert "\n" not in str(caught.value)
+
+
+@given(content=st.binary(max_size=60))
+@settings(max_examples=100, deadline=None)
+def test_random_bytes_are_refused(content: bytes, tmp_path_factory: pytest.TempPathFactory) -> None:
+    """No content of the file ends in a traceback."""
+    path = tmp_path_factory.getbasetemp() / "random.yaml"
+    path.write_bytes(content)
+
+    with pytest.raises(BundleError, match=r"random\.yaml: "):
+        calibration_from_file(path)
+
+
+def test_missing_file_is_named(tmp_path: Path) -> None:
+    """The message names the place that was looked at."""
+    with pytest.raises(BundleError, match=r"none\.yaml: cannot be read"):
+        calibration_from_file(tmp_path / "none.yaml")

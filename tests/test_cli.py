@@ -1,0 +1,292 @@
+"""The machine contract and what bad input gets, through the installed command itself."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+
+from mapl_edge.bundle import Bundle
+
+COMMAND = str(Path(sys.executable).parent / "mapl-edge")
+
+
+def mapl_edge(*arguments: object, cwd: Path | None = None, code: int = 0) -> subprocess.CompletedProcess[str]:
+    """Run the command; fail with its words unless it exits with `code`."""
+    result = subprocess.run(
+        [COMMAND, *map(str, arguments)], cwd=cwd, capture_output=True, text=True, timeout=300, check=False
+    )
+    assert result.returncode == code, f"exit code {result.returncode}, stderr: {result.stderr}"
+    return result
+
+
+def one_line(result: subprocess.CompletedProcess[str]) -> str:
+    """What the user reads: one line on stderr, nothing on stdout, no traceback."""
+    assert result.stdout == ""
+    lines = [line for line in result.stderr.splitlines() if line.strip()]
+    assert len(lines) == 1, result.stderr
+    return lines[0]
+
+
+def test_the_whole_way_by_the_machine_contract(line_data: Path, calibration_data: Path, tmp_path: Path) -> None:
+    """train → export → calibrate → evaluate → run → inspect, each as documented for machines."""
+    model, part, out = tmp_path / "model", tmp_path / "part.mapl", tmp_path / "verdicts.jsonl"
+
+    trained = json.loads(
+        mapl_edge("train", line_data, "--out", model, "--seed", 3, "--steps", 4, "--size", "64x64", "--json").stdout
+    )
+    exported = json.loads(mapl_edge("export", model, "--out", part, "--json").stdout)
+    limit = json.loads(mapl_edge("calibrate", part, "--good", calibration_data, "--json").stdout)
+    figures = json.loads(mapl_edge("evaluate", part, line_data, "--json").stdout)
+    reference = json.loads(mapl_edge("evaluate", model, line_data, "--json").stdout)
+    ran = mapl_edge("run", "--source", line_data / "test", "--out", out, cwd=tmp_path)
+    shown = json.loads(mapl_edge("inspect", part, "--json").stdout)
+
+    assert trained["pictures"] == {"train": 28, "validation": 4, "held_out": 8, "skipped": 0}
+    assert exported["score_error"] <= 1e-4
+    assert (limit["n_good"], limit["n_left_out"]) == (20, 0)
+    assert (figures["n_good"], figures["n_bad"]) == (6, 10)
+    for name in ("image_auroc", "image_ap", "image_f1_max", "pixel_auroc", "pixel_ap", "aupro"):
+        assert 0 <= figures[name] <= 1
+        assert figures[name] == pytest.approx(reference[name], abs=1e-3)
+    assert ran.stdout == ""
+    assert shown["digest"] == exported["digest"]
+    verdicts = {v["picture"]: v for v in map(json.loads, out.read_text().splitlines())}
+    assert len(verdicts) == 16
+    for picture in figures["pictures"]:  # the same preparation and the same judge, to the last bit
+        verdict = verdicts[picture["picture"]]
+        assert verdict["score"] == picture["score"]
+        assert verdict["verdict"] == picture["verdict"]
+        assert verdict["threshold"] == limit["limit"]
+        assert verdict["bundle"] == exported["digest"]
+
+
+def test_verdicts_go_to_stdout_without_out(bundle: Bundle) -> None:
+    """Words for people stay on stderr, so a pipe gets JSON alone."""
+    result = mapl_edge("run", bundle.path, "--source", "line:?size=96", "--max-frames", 3)
+
+    verdicts = [json.loads(line) for line in result.stdout.splitlines()]
+    assert [v["seq"] for v in verdicts] == [0, 1, 2]
+    assert set(verdicts[0]) == {
+        "seq", "picture", "captured_at", "verdict", "score", "threshold", "latency_ms", "stage_ms", "error",
+        "run", "camera", "bundle", "calibration",
+    }  # fmt: skip
+    assert set(verdicts[0]["stage_ms"]) == {"queue", "prepare", "compute", "judge"}
+    assert "3 parts" in result.stderr
+
+
+def test_station_yaml_names_bundle_source_and_out(bundle: Bundle, tmp_path: Path) -> None:
+    """On a station `mapl-edge run` is all there is to type."""
+    (tmp_path / "station.yaml").write_text(
+        "bundle: part.mapl\ncamera: {name: line-3, source: 'line:?parts=2&size=96'}\nout: v.jsonl\nthreads: 1\n"
+    )
+
+    mapl_edge("run", cwd=tmp_path)
+
+    verdicts = [json.loads(line) for line in (tmp_path / "v.jsonl").read_text().splitlines()]
+    assert [v["camera"] for v in verdicts] == ["line-3", "line-3"]
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_stops_cleanly(bundle: Bundle, tmp_path: Path, number: signal.Signals) -> None:
+    """The verdict in hand is finished, the exit code is 0, every line is whole."""
+    out = tmp_path / "v.jsonl"
+    process = subprocess.Popen(
+        [COMMAND, "run", str(bundle.path), "--source", "line:?size=96"], stdout=subprocess.PIPE, stderr=subprocess.PIPE
+    )
+    assert process.stdout is not None
+    first = process.stdout.readline()  # it runs: the handlers are in place
+    process.send_signal(number)
+    rest, words = process.communicate(timeout=60)
+    out.write_bytes(first + rest)
+
+    assert process.returncode == 0, words
+    verdicts = [json.loads(line) for line in out.read_text().splitlines()]
+    assert [v["seq"] for v in verdicts] == list(range(len(verdicts)))
+    assert f"{len(verdicts)} parts" in words.decode()
+
+
+def test_a_live_line_counts_its_drops(bundle: Bundle) -> None:
+    """At 1000 parts a second the newest wins; seq shows the gaps."""
+    result = mapl_edge("run", bundle.path, "--source", "line:?fps=1000&parts=150&size=96")
+
+    verdicts = [json.loads(line) for line in result.stdout.splitlines()]
+    dropped = int(result.stderr.split(";")[1].split()[0])
+    assert len(verdicts) + dropped == 150
+    assert verdicts[-1]["seq"] == 149
+
+
+def test_every_kind_of_picture_gets_a_verdict(bundle: Bundle, tmp_path: Path) -> None:
+    """Grey, RGBA, 16-bit, 12 megapixels and mixed sizes are judged; broken and tiny ones are ERROR, none is lost."""
+    folder = tmp_path / "pictures"
+    folder.mkdir()
+    rng = np.random.default_rng(0)
+    kinds = {
+        "grey": rng.integers(0, 256, (90, 70), dtype=np.uint8),
+        "rgba": rng.integers(0, 256, (90, 70, 4), dtype=np.uint8),
+        "deep": rng.integers(0, 65536, (90, 70, 3), dtype=np.uint16),
+        "large": np.full((3000, 4000, 3), 90, np.uint8),
+        "tiny": np.zeros((1, 1, 3), np.uint8),
+    }
+    for name, pixels in kinds.items():
+        cv2.imwrite(str(folder / f"{name}.png"), pixels)
+    (folder / "cut.png").write_bytes((folder / "grey.png").read_bytes()[:200])
+
+    result = mapl_edge("run", bundle.path, "--source", folder)
+
+    verdicts = {v["picture"]: v for v in map(json.loads, result.stdout.splitlines())}
+    assert {name for name, v in verdicts.items() if v["verdict"] == "ERROR"} == {"cut.png", "tiny.png"}
+    assert "1x1 px, expected at least 16x16" in verdicts["tiny.png"]["error"]
+    assert len(verdicts) == 6
+
+
+def test_bad_input_gets_one_line_and_an_exit_code(bundle: Bundle, line_data: Path, tmp_path: Path) -> None:
+    """What was found, what was expected, what to do; nothing is left behind."""
+    empty = tmp_path / "empty"
+    empty.mkdir()
+    no_good = tmp_path / "no_good"
+    (no_good / "train" / "bad").mkdir(parents=True)
+    broken = tmp_path / "broken"
+    shutil.copytree(line_data / "train" / "good", broken)
+    (broken / "007.png").write_bytes((broken / "007.png").read_bytes()[:-30])
+    config = tmp_path / "train.yaml"
+    config.write_text("stesp: 3\nbatch_size: one\n")
+    station = tmp_path / "bad-station.yaml"
+    station.write_text("camera: {ulr: '0'}\n")
+    out = tmp_path / "out"
+    cases: list[tuple[list[object], int, str]] = [
+        (["train", tmp_path / "nowhere", "--out", out], 4, "no such folder"),
+        (["train", empty, "--out", out], 4, "found no picture"),
+        (["train", no_good, "--out", out], 4, "no train/good"),
+        (["train", config, "--out", out], 4, "is a file, expected a folder"),
+        (["train", broken, "--out", out], 4, "007.png: the PNG is truncated"),
+        (["train", line_data, "--out", empty], 8, "exists"),
+        (["train", line_data, "--out", out, "--config", config], 3, "did you mean 'steps'"),
+        (["train", line_data, "--out", out, "--size", "100x100"], 3, "multiples of 32"),
+        (["train", line_data, "--out", out, "--size", "big"], 3, "HEIGHTxWIDTH"),
+        (["train", line_data, "--out", out, "--textures", empty], 4, "found no picture"),
+        (["export", empty, "--out", out], 5, "expected a folder that mapl-edge train wrote"),
+        (["calibrate", empty, "--good", line_data], 5, "no manifest.json"),
+        (["calibrate", bundle.path, "--good", empty], 4, "found no picture"),
+        (["calibrate", bundle.path, "--good", line_data, "--max-false-reject", "0"], 4, "8 remain"),
+        (["evaluate", bundle.path, empty], 4, "no test/good"),
+        (["evaluate", tmp_path / "nowhere", line_data], 5, "no such folder"),
+        (["run", bundle.path, "--camera", "99"], 7, "camera 99 cannot be opened"),
+        (["run", bundle.path, "--source", tmp_path / "nowhere.mp4"], 7, "no such file"),
+        (["run", bundle.path, "--source", "line:?prats=1"], 3, "did you mean 'parts'"),
+        (["run", bundle.path, "--source", "line:", "--out", config], 8, "exists"),
+        (["run", bundle.path, "--config", station], 3, "camera.ulr: unknown key, known keys: name, source"),
+        (["run", "--config", config, "--source", "line:"], 3, "stesp"),
+        (["inspect", empty], 5, "expected a bundle"),
+    ]
+    before = sorted(path.name for path in tmp_path.iterdir())
+
+    for arguments, code, says in cases:
+        line = one_line(mapl_edge(*arguments, code=code, cwd=tmp_path))
+        assert says in line, (arguments, line)
+
+    assert sorted(path.name for path in tmp_path.iterdir()) == before
+
+
+def test_a_changed_byte_refuses_to_run(bundle: Bundle) -> None:
+    """Whoever edits a model on the line must be noticed."""
+    data = bytearray(bundle.model_path.read_bytes())
+    data[len(data) // 2] ^= 1
+    bundle.model_path.write_bytes(data)
+
+    line = one_line(mapl_edge("run", bundle.path, "--source", "line:", code=5))
+
+    assert "model.onnx was changed" in line
+
+
+def test_an_uncalibrated_bundle_refuses_by_name(bundle: Bundle) -> None:
+    """A bundle without thresholds cannot judge; it says the command that helps."""
+    bundle.calibration_path.unlink()
+
+    line = one_line(mapl_edge("run", bundle.path, "--source", "line:", code=5))
+
+    assert line.startswith("Uncalibrated: ")
+    assert "mapl-edge calibrate" in line
+
+
+def test_which_bundle_is_asked_when_there_are_two(bundle: Bundle, tmp_path: Path) -> None:
+    """Guessing could run yesterday's model."""
+    shutil.copytree(bundle.path, tmp_path / "other.mapl")
+
+    line = one_line(mapl_edge("run", "--source", "line:", cwd=tmp_path, code=5))
+
+    assert "found other.mapl, part.mapl" in line
+
+
+def test_skip_bad_counts_and_continues(bundle: Bundle, calibration_data: Path, tmp_path: Path) -> None:
+    """One broken file in 200 must not cost the evening."""
+    folder = tmp_path / "good"
+    shutil.copytree(calibration_data, folder)
+    (folder / "zz.jpg").write_bytes(b"\xff\xd8\xff")
+
+    result = mapl_edge("calibrate", bundle.path, "--good", folder, "--skip-bad", "--json")
+
+    assert json.loads(result.stdout)["n_good"] == 20
+    assert "skipped 1 bad pictures" in result.stderr
+
+
+@pytest.mark.skipif(os.name != "posix" or os.geteuid() != 0, reason="mounting a small disk needs root")
+def test_a_full_disk_is_told_and_leaves_nothing_half_written(
+    bundle: Bundle, model_folder: Path, tmp_path: Path
+) -> None:
+    """On a real file system of 256 KB."""
+    disk = tmp_path / "disk"
+    disk.mkdir()
+    mounted = subprocess.run(
+        ["mount", "-t", "tmpfs", "-o", "size=256k", "tmpfs", str(disk)], capture_output=True, check=False
+    )
+    if mounted.returncode != 0:
+        pytest.skip(f"cannot mount a small disk here: {mounted.stderr.decode().strip()}")
+    try:
+        exported = one_line(mapl_edge("export", model_folder, "--out", disk / "part.mapl", code=8))
+        assert "the disk is full" in exported
+        assert list(disk.iterdir()) == []
+        ran = one_line(mapl_edge("run", bundle.path, "--source", "line:?size=64", "--out", disk / "v.jsonl", code=8))
+        assert "the disk is full" in ran
+        verdicts = [json.loads(line) for line in (disk / "v.jsonl").read_text().splitlines()]
+        assert [v["seq"] for v in verdicts] == list(range(len(verdicts)))
+        assert len(verdicts) > 50
+    finally:
+        subprocess.run(["umount", str(disk)], check=True)
+
+
+def test_a_pipe_that_closes_early_is_one_line(bundle: Bundle) -> None:
+    """`mapl-edge run | head -1` must not print a traceback."""
+    result = subprocess.run(
+        f"{COMMAND} run {bundle.path} --source line:?size=96 | head -1",
+        shell=True,
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=True,
+    )
+
+    assert json.loads(result.stdout)["seq"] == 0
+    assert "Traceback" not in result.stderr
+
+
+def test_starting_a_run_loads_no_training_library(bundle: Bundle) -> None:
+    """Start-up is seconds on the line; torch alone would take longer."""
+    code = (
+        "import sys; sys.argv = ['mapl-edge', 'run', sys.argv[1], '--source', 'line:?parts=1&size=96']\n"
+        "from mapl_edge.cli import app\n"
+        "try: app()\n"
+        "except SystemExit: pass\n"
+        "print(sorted({'torch', 'matplotlib', 'onnx', 'scipy'} & set(sys.modules)), file=sys.stderr)"
+    )
+    result = subprocess.run([sys.executable, "-c", code, str(bundle.path)], capture_output=True, text=True, check=True)
+
+    assert result.stderr.splitlines()[-1] == "[]"

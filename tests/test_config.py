@@ -1,0 +1,242 @@
+"""YAML in, frozen values out; all mistakes told together, each with its path and what to do."""
+
+import ast
+from pathlib import Path
+
+import pytest
+import yaml
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from pydantic import BaseModel, ValidationError
+
+import mapl_edge
+from mapl_edge.config import CameraConfig, StationConfig, TrainConfig, config_from_dict, config_from_yaml
+from mapl_edge.contract import InputContract
+from mapl_edge.errors import ConfigError
+
+# What the code calls a value of each model where it reads a key from it.
+HOLDERS: dict[type[BaseModel], set[str]] = {
+    StationConfig: {"station", "_station"},
+    CameraConfig: {"camera", "_camera"},
+    TrainConfig: {"config", "_config"},
+}
+
+words = st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\0"), min_size=1, max_size=12)
+paths = st.none() | words.map(Path)
+weights = st.floats(0, 1e6)
+contracts = st.builds(
+    InputContract,
+    size_hw=st.tuples(*[st.integers(1, 128).map(lambda n: 32 * n)] * 2),
+    roi_xywh=st.none() | st.tuples(*[st.integers(0, 9999)] * 2, *[st.integers(16, 9999)] * 2),
+)
+stations = st.builds(
+    StationConfig,
+    bundle=paths,
+    camera=st.builds(CameraConfig, name=words, source=words),
+    out=paths,
+    threads=st.integers(0, 64),
+)
+trainings = st.builds(
+    TrainConfig,
+    contract=contracts,
+    seed=st.integers(0, 2**31 - 1),
+    steps=st.integers(1, 10**6),
+    batch_size=st.integers(2, 256),
+    learning_rate=st.floats(1e-12, 10),
+    memory_samples=st.integers(1, 1000),
+    l1_weight=weights,
+    focal_weight=weights,
+    focal_gamma=weights,
+    decoder_stride=st.sampled_from([1, 4]),
+    textures=paths,
+    validate_every=st.integers(1, 1000),
+)
+
+
+def mistakes_in(text: str, model: type[BaseModel], folder: Path) -> tuple[str, ...]:
+    """What is wrong with a file of this text."""
+    path = folder / "settings.yaml"
+    path.write_text(text)
+    with pytest.raises(ConfigError) as caught:
+        config_from_yaml(path, model)
+    assert str(caught.value).startswith(f"{path}: ")
+    assert "\n" not in str(caught.value)
+    return caught.value.mistakes
+
+
+@given(original=stations | trainings)
+@settings(max_examples=100, deadline=None)
+def test_yaml_carries_every_setting(original: BaseModel, tmp_path_factory: pytest.TempPathFactory) -> None:
+    """What a run wrote down about itself starts the same run again."""
+    path = tmp_path_factory.getbasetemp() / "round-trip.yaml"
+    path.write_text(yaml.safe_dump(original.model_dump(mode="json")))
+
+    assert config_from_yaml(path, type(original)) == original
+
+
+@pytest.mark.parametrize("model", [StationConfig, TrainConfig])
+@pytest.mark.parametrize("text", ["", "# nothing chosen yet\n", "{}", "---\n"], ids=repr)
+def test_empty_file_is_the_defaults(model: type[BaseModel], text: str, tmp_path: Path) -> None:
+    """A user may begin with an empty file."""
+    path = tmp_path / "settings.yaml"
+    path.write_text(text)
+
+    assert config_from_yaml(path, model) == model()
+
+
+def test_defaults_are_those_of_table_2() -> None:
+    """The paper's settings, where the paper says (MAPL, Table 2)."""
+    config = TrainConfig()
+
+    assert (config.steps, config.batch_size, config.learning_rate) == (500, 8, 0.003)
+    assert (config.memory_samples, config.l1_weight, config.focal_weight, config.focal_gamma) == (30, 0.6, 0.4, 4.0)
+    assert config.contract.size_hw == (256, 256)
+
+
+def test_defaults_of_the_station() -> None:
+    """Without station.yaml the first camera is used and the bundle is looked for."""
+    station = StationConfig()
+
+    assert (station.bundle, station.out, station.threads) == (None, None, 0)
+    assert (station.camera.name, station.camera.source) == ("camera-0", "0")
+
+
+def test_settings_cannot_be_changed() -> None:
+    """What was checked stays as it was checked."""
+    with pytest.raises(ValidationError, match="frozen"):
+        TrainConfig().steps = 1
+
+
+@pytest.mark.parametrize(
+    ("model", "text", "mistake"),
+    [
+        (TrainConfig, "sede: 1", "sede: unknown key, did you mean 'seed'?"),
+        (TrainConfig, "contract: {size: [64, 64]}", "contract.size: unknown key, did you mean 'size_hw'?"),
+        (StationConfig, "camera: {sorce: x}", "camera.sorce: unknown key, did you mean 'source'?"),
+        (StationConfig, "camera: {url: x}", "camera.url: unknown key, known keys: name, source"),
+        (StationConfig, "thread: 2", "thread: unknown key, did you mean 'threads'?"),
+        (StationConfig, "xyz: 2", "xyz: unknown key, known keys: bundle, camera, out, threads"),
+    ],
+    ids=lambda case: case if isinstance(case, str) and ":" in case and "unknown" not in case else "",
+)
+def test_unknown_key_gets_a_hint(model: type[BaseModel], text: str, mistake: str, tmp_path: Path) -> None:
+    """A misspelt key that is ignored would cost a day; the hint costs nothing."""
+    assert mistakes_in(text, model, tmp_path) == (mistake,)
+
+
+def test_all_mistakes_are_told_at_once(tmp_path: Path) -> None:
+    """Nobody wants to mend a file one error at a time."""
+    text = "steps: 0\nsede: 1\nbatch_size: many\ndecoder_stride: 2\ncontract: {size_hw: [100, 64], roi: 1}\n"
+
+    mistakes = mistakes_in(text, TrainConfig, tmp_path)
+
+    assert {mistake.split(":")[0] for mistake in mistakes} == {
+        "steps",
+        "sede",
+        "batch_size",
+        "decoder_stride",
+        "contract.size_hw",
+        "contract.roi",
+    }
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("steps: 0", ["steps", "greater than or equal to 1", "0"]),
+        ("batch_size: many", ["batch_size", "integer", "'many'"]),
+        ("seed: -1", ["seed", "greater than or equal to 0", "-1"]),
+        ("decoder_stride: 2", ["decoder_stride", "1 or 4", "2"]),
+        ("contract: {size_hw: [100, 64]}", ["contract.size_hw", "multiples of 32", "100x64"]),
+        ("contract: {roi_xywh: [-1, 0, 64, 64]}", ["contract.roi_xywh.0", "greater than or equal to 0", "-1"]),
+        ("learning_rate: .inf", ["learning_rate", "finite", "inf"]),
+        ("learning_rate: .nan", ["learning_rate", "nan"]),
+        ("l1_weight: .inf", ["l1_weight", "finite", "inf"]),
+        ("l1_weight: .nan", ["l1_weight", "nan"]),
+        ("focal_weight: .inf", ["focal_weight", "finite", "inf"]),
+        ("focal_gamma: .inf", ["focal_gamma", "finite", "inf"]),
+    ],
+    ids=lambda case: case if isinstance(case, str) else "",
+)
+def test_wrong_value_is_told_with_path_and_value(text: str, expected: list[str], tmp_path: Path) -> None:
+    """What was found, what was expected."""
+    (mistake,) = mistakes_in(text, TrainConfig, tmp_path)
+
+    assert mistake.startswith(f"{expected[0]}: ")
+    assert all(part in mistake for part in expected)
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        pytest.param(b"steps: [1", id="open-bracket"),
+        pytest.param(b"a: b: c", id="two-colons"),
+        pytest.param(b"\xff\xfe\x00\x01", id="not-text"),
+        pytest.param(b"\0", id="zero-byte"),
+        pytest.param(b"textures: 2026-13-45", id="date-that-does-not-exist"),
+        pytest.param(b"[" * 5000, id="nested-without-end"),
+        pytest.param(b"!!python/object/apply:os.getcwd []", id="code"),
+    ],
+)
+def test_file_that_is_not_yaml_is_refused(content: bytes, tmp_path: Path) -> None:
+    """One line, whatever lies in the file; and nothing in it is run."""
+    path = tmp_path / "settings.yaml"
+    path.write_bytes(content)
+
+    with pytest.raises(ConfigError, match=r"settings\.yaml: is not YAML: ") as caught:
+        config_from_yaml(path, TrainConfig)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("text", ["[1, 2]", "just text", "42"], ids=repr)
+def test_document_that_is_no_mapping_is_refused(text: str, tmp_path: Path) -> None:
+    """A list has no keys; the message says what stands there instead."""
+    (mistake,) = mistakes_in(text, StationConfig, tmp_path)
+
+    assert mistake.startswith("the document: ")
+    assert "dictionary" in mistake
+
+
+@pytest.mark.parametrize("name", ["missing.yaml", "."], ids=["missing", "folder"])
+def test_file_that_cannot_be_read_is_named(name: str, tmp_path: Path) -> None:
+    """A wrong --config is the first mistake anybody makes."""
+    with pytest.raises(ConfigError, match=r"cannot be read \(.*\); check the path"):
+        config_from_yaml(tmp_path / name, StationConfig)
+
+
+def test_camera_number_needs_no_quotes(tmp_path: Path) -> None:
+    """`source: 0` is the first thing that anybody writes, and YAML reads a number there."""
+    path = tmp_path / "station.yaml"
+    path.write_text("camera: {source: 0}\n")
+
+    assert config_from_yaml(path, StationConfig).camera.source == "0"
+
+
+def test_mistakes_in_a_dict_name_where_it_came_from() -> None:
+    """Flags are checked by the same rules as files."""
+    with pytest.raises(ConfigError, match="^train: steps: "):
+        config_from_dict({"steps": 0}, TrainConfig, where="train")
+
+
+def keys_read() -> dict[type[BaseModel], set[str]]:
+    """The attributes that the source reads from what it calls station, camera or config, outside config.py."""
+    read: dict[type[BaseModel], set[str]] = {model: set() for model in HOLDERS}
+    package = Path(mapl_edge.__file__).parent
+    rooms = [package, *(room.resolve() for room in package.iterdir() if room.is_symlink())]
+    for path in {path for room in rooms for path in room.rglob("*.py") if path.name != "config.py"}:
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            if isinstance(node, ast.Attribute):
+                holder = node.value
+                name = holder.attr if isinstance(holder, ast.Attribute) else getattr(holder, "id", "")
+                for model, names in HOLDERS.items():
+                    if name in names:
+                        read[model].add(node.attr)
+    return read
+
+
+@pytest.mark.parametrize("model", HOLDERS, ids=lambda model: model.__name__)
+def test_every_key_is_read_by_code(model: type[BaseModel]) -> None:
+    """A key that nobody reads is a promise that nobody keeps."""
+    unread = set(model.model_fields) - keys_read()[model]
+
+    assert not unread, f"no code reads {sorted(unread)} from a variable called {sorted(HOLDERS[model])}"

@@ -1,0 +1,141 @@
+"""prepare: from any camera picture to exactly what the model was trained on."""
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from mapl_edge.contract import InputContract
+from mapl_edge.errors import ContractMismatch
+from mapl_edge.prepare import prepare
+
+sides = st.integers(1, 300)
+sizes = st.tuples(*[st.sampled_from([32, 64, 96, 256])] * 2)
+
+
+def noise(h: int, w: int) -> np.ndarray:
+    """A random picture, uint8 (h, w, 3)."""
+    return np.random.default_rng(0).integers(0, 256, (h, w, 3), np.uint8)
+
+
+@given(h=sides, w=sides, size_hw=sizes)
+@settings(max_examples=60, deadline=None)
+def test_any_picture_becomes_the_contract_s_size(h: int, w: int, size_hw: tuple[int, int]) -> None:
+    """Engines take one shape, one type, one layout."""
+    prepared = prepare(noise(h, w), InputContract(size_hw=size_hw))
+
+    assert prepared.shape == (*size_hw, 3)
+    assert prepared.dtype == np.uint8
+    assert prepared.flags.c_contiguous
+
+
+@given(h=sides, w=sides, size_hw=sizes, colour=st.tuples(*[st.integers(0, 255)] * 3))
+@settings(max_examples=60, deadline=None)
+def test_even_surface_stays_exactly_even(
+    h: int, w: int, size_hw: tuple[int, int], colour: tuple[int, int, int]
+) -> None:
+    """Averaging equal values gives that value, without a rounding pattern that the model could learn."""
+    prepared = prepare(np.full((h, w, 3), colour, np.uint8), InputContract(size_hw=size_hw))
+
+    assert (prepared == colour).all()
+
+
+def test_shrinking_takes_the_mean_of_each_block() -> None:
+    """Area averaging by its definition, at a whole factor."""
+    image = noise(96, 128)
+
+    prepared = prepare(image, InputContract(size_hw=(32, 64)))
+
+    blocks = image.reshape(32, 3, 64, 2, 3).mean(axis=(1, 3))  # (32, 64, 3)
+    assert np.abs(prepared - blocks).max() <= 0.5
+
+
+@pytest.mark.parametrize(
+    ("h", "w"),
+    [
+        pytest.param(2000, 2000, id="both-sides-shrink"),
+        pytest.param(256, 4000, id="width-shrinks-height-stays"),
+        pytest.param(100, 4000, id="width-shrinks-height-grows"),
+        pytest.param(4000, 100, id="height-shrinks-width-grows"),
+    ],
+)
+def test_fine_scratch_is_never_skipped_over(h: int, w: int) -> None:
+    """A scratch of three pixels must stay visible wherever it lies, also in the long pictures of line cameras."""
+    contract, lost = InputContract(), []
+    for at in range(1000, 1040):
+        image = np.zeros((h, w, 3), np.uint8)
+        if w >= h:
+            image[:, at : at + 3] = 255
+        else:
+            image[at : at + 3] = 255
+        if not prepare(image, contract).any():
+            lost.append(at)
+
+    assert not lost, f"{len(lost)} of 40 scratches vanished in a picture of {w}x{h} px"
+
+
+def test_region_is_cut_out_before_resizing() -> None:
+    """Left, top, width, height, in camera pixels."""
+    image = noise(100, 120)
+
+    prepared = prepare(image, InputContract(size_hw=(32, 64), roi_xywh=(50, 7, 64, 32)))
+
+    assert np.array_equal(prepared, image[7:39, 50:114])
+    assert prepared.flags.c_contiguous
+
+
+@pytest.mark.parametrize("roi", [(0, 0, 120, 100), (104, 84, 16, 16)], ids=["whole-picture", "last-corner"])
+def test_region_may_touch_the_edge(roi: tuple[int, int, int, int]) -> None:
+    """The edge itself still belongs to the picture."""
+    assert prepare(noise(100, 120), InputContract(size_hw=(32, 32), roi_xywh=roi)).shape == (32, 32, 3)
+
+
+@pytest.mark.parametrize(
+    "roi", [(57, 0, 64, 64), (0, 37, 64, 64), (500, 500, 64, 64), (0, 0, 121, 100), (0, 0, 120, 101)], ids=str
+)
+def test_region_outside_the_picture_is_refused(roi: tuple[int, int, int, int]) -> None:
+    """A camera of another resolution would show another part of the scene."""
+    x, y, w, h = roi
+
+    with pytest.raises(
+        ContractMismatch, match=rf"region of interest {w}x{h} at \({x}, {y}\) .* a picture of 120x100 px; "
+    ):
+        prepare(noise(100, 120), InputContract(roi_xywh=roi))
+
+
+def test_prepared_picture_is_left_alone() -> None:
+    """Golden pictures are stored prepared; preparing them again must not change a value or cost a copy."""
+    image = noise(64, 96)
+
+    assert prepare(image, InputContract(size_hw=(64, 96))) is image
+
+
+def test_strided_picture_becomes_contiguous() -> None:
+    """Engines take the pointer: a view with gaps would show them another picture."""
+    view = noise(128, 96)[::2, ::-1]
+
+    prepared = prepare(view, InputContract(size_hw=(64, 96)))
+
+    assert prepared.flags.c_contiguous
+    assert np.array_equal(prepared, view)
+
+
+def test_camera_picture_is_not_changed() -> None:
+    """The frame is kept for the operator's screen."""
+    image = noise(50, 70)
+    before = image.copy()
+
+    prepare(image, InputContract(size_hw=(32, 32), roi_xywh=(1, 1, 40, 40)))
+
+    assert np.array_equal(image, before)
+
+
+def test_12_megapixels_are_prepared() -> None:
+    """The usual industrial camera, down to the model in one step."""
+    image = np.zeros((3000, 4000, 3), np.uint8)
+    image[:1500] = 200
+
+    prepared = prepare(image, InputContract())
+
+    assert (prepared[:128] == 200).all()
+    assert (prepared[128:] == 0).all()
