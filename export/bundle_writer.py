@@ -10,7 +10,7 @@ import cv2
 import numpy as np
 
 from mapl_edge import __version__
-from mapl_edge.bundle import GOLDEN, MODEL, Golden, MemorySummary, write_manifest
+from mapl_edge.bundle import GOLDEN, MANIFEST, MODEL, Golden, MemorySummary, write_manifest
 from mapl_edge.engine import Engine
 from mapl_edge.export.onnx_graph import onnx_from_detector
 from mapl_edge.files import new_folder
@@ -35,7 +35,7 @@ def bundle_from_checkpoint(
         ParityError: the graph answers differently; nothing is written.
     """
     record = checkpoint.record
-    with new_folder(out, overwrite=overwrite) as work:
+    with new_folder(out, MANIFEST, overwrite=overwrite) as work:
         onnx_from_detector(checkpoint.detector, work / MODEL)
         scores, maps, _ = readings(checkpoint.detector, checkpoint.golden_pictures)
         golden = Golden(checkpoint.golden_pictures, scores, maps)

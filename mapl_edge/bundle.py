@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import zipfile
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path, PurePosixPath
@@ -30,7 +31,8 @@ from mapl_edge.files import sha256_of
 from mapl_edge.picture import picture_from_file
 
 BUNDLE_SCHEMA = 1
-MANIFEST = "manifest.json"
+MANIFEST = "manifest.json"  # makes a folder a bundle
+MODEL_JSON = "model.json"  # makes a folder a model, see mapl_edge.model.checkpoint
 MODEL = "model.onnx"
 GOLDEN = "golden.npz"
 CALIBRATION = "calibration.yaml"
@@ -137,8 +139,15 @@ class Bundle:
 
     def golden(self) -> Golden:
         """The golden pictures with the reference's answers."""
-        with np.load(self.path / GOLDEN, allow_pickle=False) as arrays:
-            return Golden(arrays["pictures"], arrays["scores"], arrays["maps"])
+        try:
+            with np.load(self.path / GOLDEN, allow_pickle=False) as arrays:
+                golden = Golden(arrays["pictures"], arrays["scores"], arrays["maps"])
+        except (OSError, ValueError, KeyError, zipfile.BadZipFile) as exc:
+            raise BundleError(f"{self.path}: {GOLDEN} cannot be read ({exc}); export again") from exc
+        n, size_hw = len(golden.scores), self.contract.size_hw
+        if golden.pictures.shape != (n, *size_hw, 3) or golden.maps.shape != (n, *size_hw):
+            raise BundleError(f"{self.path}: {GOLDEN} does not fit the contract's size; export again")
+        return golden
 
     def memory_picture(self, index: int) -> UInt8Array:
         """The normal sample with this index, prepared: uint8 (H, W, 3), BGR."""
@@ -155,8 +164,16 @@ def open_bundle(path: Path) -> Bundle:
     if not manifest_path.is_file():
         what = "no such folder" if not path.exists() else "no manifest.json in it" if path.is_dir() else "is a file"
         raise BundleError(f"{path}: {what}, expected a bundle; make one with mapl-edge export MODEL --out part.mapl")
-    raw = manifest_path.read_bytes()
+    try:
+        return _checked(path, manifest_path.read_bytes())
+    except OSError as exc:
+        raise BundleError(f"{path}: cannot be read ({exc.strerror}); check permissions and disk") from exc
+
+
+def _checked(path: Path, raw: bytes) -> Bundle:
     manifest = _manifest_from_json(raw, path)
+    for name in sorted({MODEL, GOLDEN} - manifest.files.keys()):
+        raise BundleError(f"{path}: {name} is not in the manifest, so this is no bundle; export again")
     present = {file.relative_to(path).as_posix() for file in path.rglob("*") if file.is_file()} - {
         MANIFEST,
         CALIBRATION,
@@ -198,5 +215,5 @@ def _manifest_from_json(raw: bytes, path: Path) -> Manifest:
         first = exc.errors()[0]
         where = ".".join(str(part) for part in first["loc"])
         raise BundleError(f"{path}: manifest.json is wrong at {where}: {first['msg']}; export again") from exc
-    except (ValueError, KeyError, TypeError) as exc:
+    except (ValueError, KeyError, TypeError, RecursionError) as exc:
         raise BundleError(f"{path}: manifest.json cannot be read ({exc}); export or copy again") from exc

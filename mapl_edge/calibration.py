@@ -80,7 +80,11 @@ def calibration_from_file(path: Path) -> Calibration:
                 "update mapl-edge, or calibrate again"
             )
         return Calibration.model_validate(content)
-    except (OSError, UnicodeDecodeError, yaml.YAMLError, ValidationError, TypeError, ValueError) as exc:
+    except ValidationError as exc:
+        error = exc.errors()[0]
+        where = ".".join(str(part) for part in error["loc"]) or "the document"
+        raise BundleError(f"{path}: cannot be read ({where}: {error['msg']}); run mapl-edge calibrate again") from exc
+    except (OSError, yaml.YAMLError, TypeError, ValueError, OverflowError, RecursionError) as exc:
         first = str(exc).splitlines()[0]
         raise BundleError(f"{path}: cannot be read ({first}); run mapl-edge calibrate again") from exc
 

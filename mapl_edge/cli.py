@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import signal
 import sys
 import threading
@@ -13,13 +14,14 @@ from functools import partial
 from pathlib import Path
 from typing import Annotated, Any
 
+import cv2
 import typer
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
 from mapl_edge import __version__
-from mapl_edge.bundle import MANIFEST, Bundle, open_bundle
+from mapl_edge.bundle import MANIFEST, MODEL_JSON, Bundle, open_bundle
 from mapl_edge.config import STATION_FILE, StationConfig, TrainConfig, config_from_dict, config_from_yaml
 from mapl_edge.engine import Engine
 from mapl_edge.errors import BackendUnavailable, BundleError, ConfigError, MaplEdgeError, Uncalibrated
@@ -56,7 +58,7 @@ def train(
     """Train a model on pictures of good parts."""
     from mapl_edge.dataset import BadPictures, good_samples
 
-    check_absent(out, overwrite=overwrite)
+    check_absent(out, MODEL_JSON, overwrite=overwrite)
     settings = _train_config(config, seed=seed, steps=steps, textures=textures, size=size, roi=roi)
     samples, bad = good_samples(data), BadPictures(skip_bad)
     with _extra("train"):  # torch takes seconds to load: a wrong path should not wait for it
@@ -64,7 +66,7 @@ def train(
         from mapl_edge.model.train import train as train_model
     with _bars() as progress:
         checkpoint = train_model(samples, settings, bad, progress)
-    with new_folder(out, overwrite=overwrite) as work:
+    with new_folder(out, MODEL_JSON, overwrite=overwrite) as work:
         checkpoint.save(work)
         curves_png(checkpoint.record.history, work / "training.png")
     _tell_skipped(bad.errors)
@@ -86,7 +88,7 @@ def export(
     """Turn a model into a bundle, and prove that it answers alike."""
     from mapl_edge.runtime import OnnxRuntimeEngine
 
-    check_absent(out, overwrite=overwrite)
+    check_absent(out, MANIFEST, overwrite=overwrite)
     with _extra("train"):
         from mapl_edge.export import bundle_from_checkpoint
         from mapl_edge.model.checkpoint import checkpoint_from_folder
@@ -207,7 +209,7 @@ def run(
     station = _station(config)
     out = out or station.out
     if out is not None:
-        check_absent(out)
+        check_absent(out)  # before the engine loads
     opened = open_bundle(bundle or station.bundle or _only_bundle_here())
     limits = opened.calibration.limits
     threads = station.threads if threads is None else threads
@@ -295,6 +297,9 @@ def _options(version: Annotated[bool, typer.Option("--version", help="Print the 
 
 def main() -> None:
     """Run the command line; an error of the user's is one line and an exit code (see `mapl_edge.errors`)."""
+    # What OpenCV and FFmpeg mutter about a missing camera or a broken video, our one line says better.
+    cv2.utils.logging.setLogLevel(cv2.utils.logging.LOG_LEVEL_SILENT)
+    os.environ.setdefault("OPENCV_FFMPEG_LOGLEVEL", "-8")
     try:
         app()
     except MaplEdgeError as exc:

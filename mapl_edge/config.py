@@ -20,14 +20,14 @@ ModelT = TypeVar("ModelT", bound=BaseModel)
 class Section(BaseModel):
     """A part of a configuration: frozen, unknown keys are mistakes."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
 
 class CameraConfig(Section):
     """One camera. `source` is a URI: `0`, a video, a folder of pictures, `line:`."""
 
     name: str = "camera-0"
-    source: str = "0"
+    source: Annotated[str, Field(coerce_numbers_to_str=True)] = "0"
 
 
 class StationConfig(Section):
@@ -73,7 +73,7 @@ def config_from_yaml(path: Path, model: type[ModelT]) -> ModelT:
         content = yaml.safe_load(path.read_text(encoding="utf-8"))
     except OSError as exc:
         raise ConfigError(str(path), [f"cannot be read ({exc.strerror}); check the path"]) from exc
-    except (yaml.YAMLError, UnicodeDecodeError) as exc:
+    except (yaml.YAMLError, ValueError, RecursionError) as exc:
         raise ConfigError(str(path), [f"is not YAML: {' '.join(str(exc).split())}"]) from exc
     return config_from_dict({} if content is None else content, model, where=str(path))
 

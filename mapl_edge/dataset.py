@@ -7,7 +7,7 @@ the same everywhere; labels are folder names, never substrings.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -53,9 +53,9 @@ class Sample:
             return np.zeros(size_hw, np.uint8)
         if self.mask_path is None:
             return None
-        drawn = picture_from_file(self.mask_path)[:, :, 0]
+        drawn = picture_from_file(self.mask_path).max(axis=2)
         resized = cv2.resize(drawn, size_hw[::-1], interpolation=cv2.INTER_NEAREST)
-        return (resized > 127).astype(np.uint8)
+        return np.asarray(resized > 0, np.uint8)
 
 
 @dataclass
@@ -71,12 +71,9 @@ class BadPictures:
             raise error
         self.errors.append(error)
 
-    def read(
-        self, samples: Sequence[Sample], on_picture: Callable[[], None] = lambda: None
-    ) -> Iterator[tuple[Sample, UInt8Array]]:
+    def read(self, samples: Sequence[Sample]) -> Iterator[tuple[Sample, UInt8Array]]:
         """Yield each usable sample with its picture, uint8 (H, W, 3) BGR."""
         for sample in samples:
-            on_picture()
             try:
                 image = picture_from_file(sample.path)
             except PictureError as exc:
@@ -121,7 +118,7 @@ def labelled_samples(data: Path) -> list[Sample]:
             "label some pictures by folder"
         )
     samples = []
-    for folder in sorted(child for child in test.iterdir() if child.is_dir()):
+    for folder in sorted(child for child in test.iterdir() if child.is_dir() and not child.name.startswith(".")):
         for path in picture_paths(folder):
             samples.append(Sample(path, folder.name, _mask_path(data, folder.name, path), test))
     if not any(s.is_good for s in samples) or all(s.is_good for s in samples):
@@ -139,7 +136,9 @@ def picture_paths(folder: Path, *, recursive: bool = False) -> list[Path]:
     return sorted(
         path
         for path in found
-        if path.suffix.lower() in PICTURE_SUFFIXES and not path.name.startswith(".") and path.is_file()
+        if path.suffix.lower() in PICTURE_SUFFIXES
+        and not any(part.startswith(".") for part in path.relative_to(folder).parts)
+        and path.is_file()
     )
 
 

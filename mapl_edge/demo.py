@@ -18,7 +18,7 @@ from mapl_edge.calibrate.report import Reject, RunRow, html_from_run
 from mapl_edge.config import TrainConfig
 from mapl_edge.dataset import good_samples
 from mapl_edge.export import bundle_from_checkpoint
-from mapl_edge.files import check_absent, new_file, new_folder
+from mapl_edge.files import check_absent, new_folder
 from mapl_edge.frame import Frame
 from mapl_edge.model.train import train
 from mapl_edge.prepare import prepare
@@ -30,6 +30,7 @@ from mapl_edge.verdict import Outcome
 N_TRAIN, N_CALIBRATE = 100, 200
 MAX_FALSE_REJECT = 0.02  # with 200 good parts and none above the limit, 1.5 % can be promised
 STRONGEST = 10
+REPORT = "report.html"
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,8 +57,8 @@ def demo(
     Raises:
         OutputError: `out` exists or the disk refuses.
     """
-    check_absent(out, overwrite=overwrite)
-    with new_folder(out, overwrite=overwrite) as work:
+    check_absent(out, REPORT, overwrite=overwrite)
+    with new_folder(out, REPORT, overwrite=overwrite) as work:
         line = SyntheticLine(seed=seed)
         next_part = line.write_mvtec(work / "data", N_TRAIN, 0, 0)
         next_part = line.write_mvtec(work / "calibration", N_CALIBRATE, 0, 0, start=next_part)
@@ -85,11 +86,10 @@ def demo(
         page = html_from_run(
             "mapl-edge demo", _facts(bundle), collector.rows, bundle.calibration.limits.fail, collector.rejects(bundle)
         )
-        with new_file(work / "report.html") as report:
-            report.write_text(page, encoding="utf-8")
+        (work / REPORT).write_text(page, encoding="utf-8")
     good = [row.outcome is Outcome.PASS for row in collector.rows if row.label == "good"]
     bad = [row.outcome is Outcome.FAIL for row in collector.rows if row.label != "good"]
-    return DemoResult(float(np.mean(good)), float(np.mean(bad)), len(good), len(bad), out / "report.html")
+    return DemoResult(float(np.mean(good)), float(np.mean(bad)), len(good), len(bad), out / REPORT)
 
 
 class _Collector:

@@ -18,13 +18,15 @@ from mapl_edge.errors import OutputError
 
 
 @contextmanager
-def new_folder(out: Path, *, overwrite: bool = False) -> Iterator[Path]:
+def new_folder(out: Path, marker: str, *, overwrite: bool = False) -> Iterator[Path]:
     """Yield an empty folder beside `out`; on leaving without an error it becomes `out` in one rename.
+
+    `marker` is a file that every folder of this kind holds; with `overwrite`, only such a folder is replaced.
 
     Raises:
         OutputError: `out` exists (and `overwrite` is false), or the disk refuses.
     """
-    check_absent(out, overwrite=overwrite)
+    check_absent(out, marker, overwrite=overwrite)
     with files_errors(out):
         out.parent.mkdir(parents=True, exist_ok=True)
         work = Path(tempfile.mkdtemp(prefix=f".{out.name}.", suffix=".partial", dir=out.parent))
@@ -37,8 +39,15 @@ def new_folder(out: Path, *, overwrite: bool = False) -> Iterator[Path]:
             if out.exists():
                 old = work.with_suffix(".old")
                 os.rename(out, old)
-                os.rename(work, out)
-                shutil.rmtree(old)
+                try:
+                    os.rename(work, out)
+                except OSError:
+                    os.rename(old, out)
+                    raise
+                if old.is_symlink():
+                    old.unlink()
+                else:
+                    shutil.rmtree(old)
             else:
                 os.rename(work, out)
             _sync(out.parent)
@@ -69,10 +78,17 @@ def new_file(out: Path, *, overwrite: bool = False) -> Iterator[Path]:
             work.unlink(missing_ok=True)
 
 
-def check_absent(out: Path, *, overwrite: bool = False) -> None:
-    """Raise OutputError when `out` exists and may not be replaced. Called early, so that no work is lost."""
-    if out.exists() and not overwrite:
+def check_absent(out: Path, marker: str | None = None, *, overwrite: bool = False) -> None:
+    """Raise OutputError when `out` exists and may not be replaced. Called early, so that no work is lost.
+
+    A folder without `marker` in it holds something of somebody else's and is never replaced.
+    """
+    with files_errors(out):
+        exists = out.exists()
+    if exists and not overwrite:
         raise OutputError(f"{out} exists; choose another --out, or replace it with --overwrite")
+    if marker is not None and exists and not (out / marker).is_file():
+        raise OutputError(f"{out} exists and has no {marker} in it, so it is not ours to replace; choose another --out")
 
 
 @contextmanager
@@ -87,6 +103,7 @@ def files_errors(out: Path) -> Iterator[None]:
         errno.ENOTDIR: "a part of this path is a file, expected a folder; choose another --out",
         errno.EEXIST: "it exists; choose another --out, or replace it with --overwrite",
         errno.EISDIR: "this is a folder, expected a file; choose another --out",
+        errno.ENAMETOOLONG: "this name is too long; choose a shorter --out",
         errno.EIO: "the disk reports an input/output error; check it",
     }
     try:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 from mapl_edge.calibration import Limits
 from mapl_edge.engine import Reading
 from mapl_edge.verdict import Outcome
@@ -9,7 +11,7 @@ from mapl_edge.verdict import Outcome
 
 def judge(reading: Reading, limits: Limits) -> Outcome:
     """FAIL above `limits.fail`, REVIEW above `limits.review`, PASS otherwise; a score that is no number is ERROR."""
-    if reading.score != reading.score:
+    if not math.isfinite(reading.score):
         return Outcome.ERROR
     if reading.score > limits.fail:
         return Outcome.FAIL

@@ -53,6 +53,8 @@ def aupro(masks: Sequence[UInt8Array], maps: Sequence[FloatArray], max_fpr: floa
     Returns:
         0 to 1; NaN unless there are regions and normal pixels.
     """
+    if not masks or [mask.shape for mask in masks] != [one.shape for one in maps]:
+        raise ValueError(f"masks and maps must have the same shapes, got {len(masks)} masks and {len(maps)} maps")
     weights, n_regions = [], 0
     for mask in masks:
         count, labels = cv2.connectedComponents(mask, connectivity=8)
@@ -63,6 +65,8 @@ def aupro(masks: Sequence[UInt8Array], maps: Sequence[FloatArray], max_fpr: floa
         weights.append(weight[labels.ravel()])
     y = np.concatenate([mask.ravel() for mask in masks]) > 0
     s = np.concatenate([m.ravel() for m in maps])
+    if np.isnan(s).any():
+        raise ValueError("maps contain NaN; the model is broken")
     if n_regions == 0 or y.all():
         return float("nan")
     overlap, false_positives = _cumulated(s, np.concatenate(weights), (~y).astype(np.float64))
@@ -74,8 +78,8 @@ def aupro(masks: Sequence[UInt8Array], maps: Sequence[FloatArray], max_fpr: floa
     return _area(x, z) / max_fpr
 
 
-def _flat(positive: npt.ArrayLike, scores: npt.ArrayLike) -> tuple[BoolArray, FloatArray]:
-    y, s = np.asarray(positive).ravel().astype(np.bool_), np.asarray(scores).ravel()
+def _flat(positive: npt.ArrayLike, scores: npt.ArrayLike) -> tuple[BoolArray, Float64Array]:
+    y, s = np.asarray(positive).ravel().astype(np.bool_), np.asarray(scores, np.float64).ravel()
     if y.shape != s.shape or y.size == 0:
         raise ValueError(f"labels and scores must have the same, non-zero length, got {y.size} and {s.size}")
     if np.isnan(s).any():
@@ -83,7 +87,9 @@ def _flat(positive: npt.ArrayLike, scores: npt.ArrayLike) -> tuple[BoolArray, Fl
     return y, s
 
 
-def _cumulated(s: FloatArray, hit: Float64Array, miss: Float64Array) -> tuple[Float64Array, Float64Array]:
+def _cumulated(
+    s: FloatArray | Float64Array, hit: Float64Array, miss: Float64Array
+) -> tuple[Float64Array, Float64Array]:
     """Sums of `hit` and `miss` over all at or above each distinct score, from the highest down; begins with 0."""
     order = np.argsort(-s, kind="stable")
     ordered = s[order]

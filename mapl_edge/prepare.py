@@ -32,5 +32,9 @@ def prepare(image: UInt8Array, contract: InputContract) -> UInt8Array:
             )
         image = image[y : y + h, x : x + w]
     if image.shape[:2] != contract.size_hw:
-        image = cv2.resize(image, contract.size_hw[::-1], interpolation=cv2.INTER_AREA)  # type: ignore[assignment]
+        # Shrink first: cv2 averages only where no side grows, else it samples lines away.
+        h, w = (min(have, want) for have, want in zip(image.shape[:2], contract.size_hw, strict=True))
+        for size_wh in ((w, h), contract.size_hw[::-1]):
+            if image.shape[1::-1] != size_wh:
+                image = cv2.resize(image, size_wh, interpolation=cv2.INTER_AREA)  # type: ignore[assignment]
     return np.ascontiguousarray(image)

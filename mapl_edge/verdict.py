@@ -65,7 +65,7 @@ class Verdict:
     def json_line(self, **station: str) -> str:
         """One JSON object without line end; `station` adds what all verdicts of a run share (run, camera, digests)."""
         t = self.stage_ms
-        return json.dumps(
+        line = json.dumps(
             {
                 "seq": self.seq,
                 "picture": self.name,
@@ -85,6 +85,8 @@ class Verdict:
             },
             ensure_ascii=False,
         )
+        # A file name that is not UTF-8 holds lone surrogates; written as escapes they are JSON again.
+        return line.encode("utf-8", "backslashreplace").decode()
 
 
 def utc_text(moment: datetime) -> str:

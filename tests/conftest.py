@@ -70,14 +70,14 @@ def calibrated(checkpoint: Checkpoint, calibration_data: Path, tmp_path_factory:
     return path
 
 
-@pytest.fixture()
+@pytest.fixture
 def bundle(calibrated: Path, tmp_path: Path) -> Bundle:
     """A calibrated bundle of the test's own."""
     shutil.copytree(calibrated, tmp_path / "part.mapl")
     return open_bundle(tmp_path / "part.mapl")
 
 
-@pytest.fixture()
+@pytest.fixture
 def engine(bundle: Bundle) -> Iterator[OnnxRuntimeEngine]:
     """The bundle's engine."""
     with OnnxRuntimeEngine(bundle.model_path, threads=1) as opened:

@@ -37,7 +37,7 @@ def fields() -> dict[str, Any]:
     }
 
 
-@pytest.fixture()
+@pytest.fixture
 def part(tmp_path: Path) -> Path:
     """A bundle of small files; the graph is only bytes."""
     folder = tmp_path / "part.mapl"

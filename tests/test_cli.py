@@ -161,6 +161,8 @@ def test_bad_input_gets_one_line_and_an_exit_code(bundle: Bundle, line_data: Pat
     config.write_text("stesp: 3\nbatch_size: one\n")
     station = tmp_path / "bad-station.yaml"
     station.write_text("camera: {ulr: '0'}\n")
+    video = tmp_path / "cut.mp4"
+    video.write_bytes(b"\0\0\0\x20ftypisom" + bytes(1000))
     out = tmp_path / "out"
     cases: list[tuple[list[object], int, str]] = [
         (["train", tmp_path / "nowhere", "--out", out], 4, "no such folder"),
@@ -181,6 +183,7 @@ def test_bad_input_gets_one_line_and_an_exit_code(bundle: Bundle, line_data: Pat
         (["evaluate", tmp_path / "nowhere", line_data], 5, "no such folder"),
         (["run", bundle.path, "--camera", "99"], 7, "camera 99 cannot be opened"),
         (["run", bundle.path, "--source", tmp_path / "nowhere.mp4"], 7, "no such file"),
+        (["run", bundle.path, "--source", video], 7, "not a video that FFmpeg can open"),
         (["run", bundle.path, "--source", "line:?prats=1"], 3, "did you mean 'parts'"),
         (["run", bundle.path, "--source", "line:", "--out", config], 8, "exists"),
         (["run", bundle.path, "--config", station], 3, "camera.ulr: unknown key, known keys: name, source"),

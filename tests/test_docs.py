@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 import typer.main
-from click import Command, Group
+from typer.core import TyperGroup
 
 from mapl_edge import errors
 from mapl_edge.cli import app
@@ -16,8 +16,8 @@ from mapl_edge.cli import app
 ROOT = Path(__file__).parents[1]
 PAGES = [ROOT / "README.md", ROOT / "CHANGELOG.md", *sorted((ROOT / "docs").glob("*.md"))]
 GROUP = typer.main.get_command(app)
-assert isinstance(GROUP, Group)
-COMMANDS: dict[str, Command] = dict(GROUP.commands)
+assert isinstance(GROUP, TyperGroup)
+COMMANDS = dict(GROUP.commands)
 
 
 def lines_with_command() -> list[tuple[str, str]]:
@@ -35,7 +35,7 @@ def lines_with_command() -> list[tuple[str, str]]:
 
 
 def check_line(line: str) -> None:
-    """Parse a command line without running it; click raises if an option or a command is unknown."""
+    """Parse a command line without running it; it raises if an option or a command is unknown."""
     words = shlex.split(line.split("#")[0].split(" | ")[0].split(" > ")[0], comments=True)[1:]
     if words[0].startswith("--"):
         return
@@ -100,6 +100,7 @@ def test_the_yaml_in_the_docs_is_accepted(tmp_path: Path) -> None:
     """Each yaml block is a whole file, of the kind that its page is about."""
     from mapl_edge.config import StationConfig, TrainConfig, config_from_yaml
 
+    config_from_yaml(ROOT / "deploy" / "station.yaml", StationConfig)
     for page, model in (("run.md", StationConfig), ("train.md", TrainConfig)):
         blocks = re.findall(r"```yaml\n(.*?)```", (ROOT / "docs" / page).read_text(encoding="utf-8"), re.DOTALL)
         assert blocks

@@ -6,6 +6,7 @@ import re
 import shutil
 import subprocess
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -14,13 +15,17 @@ import pytest
 from mapl_edge.errors import OutputError
 from mapl_edge.files import check_absent, new_file, new_folder, sha256_of
 
+MARKER = "a.txt"
 AS_ROOT = hasattr(os, "geteuid") and os.geteuid() == 0
 
 
+new_marked_folder = partial(new_folder, marker=MARKER)
+
+
 def write_folder(out: Path, text: str = "new", *, overwrite: bool = False) -> None:
-    """Make a folder with two files."""
-    with new_folder(out, overwrite=overwrite) as work:
-        (work / "a.txt").write_text(text)
+    """Make a folder with two files, one of them the marker."""
+    with new_folder(out, MARKER, overwrite=overwrite) as work:
+        (work / MARKER).write_text(text)
         (work / "deep").mkdir()
         (work / "deep" / "b.txt").write_text(text)
 
@@ -34,13 +39,13 @@ def write_file(out: Path, text: str = "new", *, overwrite: bool = False) -> None
 def write_badly(new: Any, out: Path, error: BaseException, *, overwrite: bool = False) -> None:
     """Begin, write a little, fail."""
     with new(out, overwrite=overwrite) as work:
-        (work / "a.txt" if work.is_dir() else work).write_text("half")
+        (work / MARKER if work.is_dir() else work).write_text("half")
         raise error
 
 
 def content(path: Path) -> str:
     """What a folder made by `write_folder`, or a file, says."""
-    return (path / "a.txt" if path.is_dir() else path).read_text()
+    return (path / MARKER if path.is_dir() else path).read_text()
 
 
 def everything_in(folder: Path) -> list[str]:
@@ -50,7 +55,7 @@ def everything_in(folder: Path) -> list[str]:
 
 Write = Callable[..., None]
 both = pytest.mark.parametrize(
-    ("write", "new"), [(write_folder, new_folder), (write_file, new_file)], ids=["folder", "file"]
+    ("write", "new"), [(write_folder, new_marked_folder), (write_file, new_file)], ids=["folder", "file"]
 )
 
 
@@ -142,25 +147,24 @@ def test_failed_exchange_keeps_the_old_folder(code: int, tmp_path: Path, monkeyp
     assert everything_in(tmp_path) == ["out"]
 
 
+REFUSALS = {
+    errno.ENOSPC: "the disk is full; free some space",
+    errno.EDQUOT: "the disk quota is used up",
+    errno.EROFS: "the file system is read-only",
+    errno.EACCES: "permission denied",
+    errno.EPERM: "permission denied",
+    errno.EIO: "the disk reports an input/output error",
+    errno.ENAMETOOLONG: "too long",
+}
+
+
 @both
-@pytest.mark.parametrize(
-    ("code", "message"),
-    [
-        (errno.ENOSPC, "the disk is full; free some space"),
-        (errno.EDQUOT, "the disk quota is used up"),
-        (errno.EROFS, "the file system is read-only"),
-        (errno.EACCES, "permission denied"),
-        (errno.EPERM, "permission denied"),
-        (errno.EIO, "the disk reports an input/output error"),
-        (errno.ENAMETOOLONG, "name"),
-    ],
-    ids=lambda case: errno.errorcode[case] if isinstance(case, int) else "",
-)
-def test_refusal_while_writing_is_told(write: Write, new: Any, code: int, message: str, tmp_path: Path) -> None:
+@pytest.mark.parametrize("code", REFUSALS, ids=errno.errorcode.get)
+def test_refusal_while_writing_is_told(write: Write, new: Any, code: int, tmp_path: Path) -> None:
     """One line names the place and the reason, nothing is left, no traceback is shown."""
     out = tmp_path / "out"
 
-    with pytest.raises(OutputError, match=f"cannot write {out}: .*{message}"):
+    with pytest.raises(OutputError, match=f"cannot write {out}: .*{REFUSALS[code]}"):
         write_badly(new, out, OSError(code, os.strerror(code)))
     assert everything_in(tmp_path) == []
 
@@ -178,9 +182,9 @@ def test_disk_that_fills_up_is_told(
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
     if call.startswith("mk"):
-        monkeypatch.setattr("tempfile.mkdtemp" if new is new_folder else "tempfile.mkstemp", full)
+        monkeypatch.setattr("tempfile.mkdtemp" if new is new_marked_folder else "tempfile.mkstemp", full)
     else:
-        names = {"fsync": "fsync", "rename or replace": "rename" if new is new_folder else "replace"}
+        names = {"fsync": "fsync", "rename or replace": "rename" if new is new_marked_folder else "replace"}
         monkeypatch.setattr(os, names[call], full)
     with pytest.raises(OutputError, match="the disk is full"):
         write(out, overwrite=True)
@@ -203,21 +207,28 @@ def test_parent_that_is_a_file_is_told(write: Write, new: Any, tmp_path: Path) -
 @pytest.mark.parametrize("length", [250, 300], ids="{} characters".format)
 def test_name_that_is_too_long_is_told(write: Write, new: Any, length: int, tmp_path: Path) -> None:
     """File systems end names at 255 bytes; that is the user's to mend."""
-    with pytest.raises(OutputError, match="name"):
+    with pytest.raises(OutputError, match="too long"):
         write(tmp_path / ("x" * length) / "out" if length > 255 else tmp_path / ("x" * length))
 
 
-def test_file_in_place_of_the_folder_is_replaced_or_refused_clean(tmp_path: Path) -> None:
-    """--overwrite on a file: either the new folder or the old file, never an error beside a changed disk."""
-    out = tmp_path / "out"
-    out.write_text("old")
+def test_folder_of_somebody_else_is_not_replaced(tmp_path: Path) -> None:
+    """`--out ~/pictures --overwrite` is a typing error that must not cost the pictures."""
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / "holiday.jpg").write_text("mine")
 
-    try:
-        write_folder(out, overwrite=True)
-    except OutputError:
-        assert content(out) == "old"
-    else:
-        assert content(out) == "new"
+    with pytest.raises(OutputError, match=r"out exists and has no a\.txt in it, so it is not ours to replace"):
+        write_folder(tmp_path / "out", overwrite=True)
+    assert everything_in(tmp_path / "out") == ["holiday.jpg"]
+    assert everything_in(tmp_path) == ["out"]
+
+
+def test_file_in_place_of_the_folder_is_refused(tmp_path: Path) -> None:
+    """A folder never replaces a file, whatever is in it."""
+    (tmp_path / "out").write_text("old")
+
+    with pytest.raises(OutputError, match=r"out exists .*choose another --out"):
+        write_folder(tmp_path / "out", overwrite=True)
+    assert content(tmp_path / "out") == "old"
     assert everything_in(tmp_path) == ["out"]
 
 
@@ -254,7 +265,7 @@ def test_folder_without_permission_is_told(write: Write, new: Any, tmp_path: Pat
         write(locked / "out")
 
 
-@pytest.fixture()
+@pytest.fixture
 def small_disk(tmp_path: Path) -> Iterator[Path]:
     """A file system of 64 KiB; skips where mounting is impossible."""
     disk = tmp_path / "disk"
@@ -283,11 +294,14 @@ def test_full_disk_keeps_the_old_result(write: Write, new: Any, small_disk: Path
 
 def test_check_absent_tells_before_the_work(tmp_path: Path) -> None:
     """An hour of training should not end in "it exists"."""
-    check_absent(tmp_path / "free")
-    check_absent(tmp_path, overwrite=True)
+    write_folder(tmp_path / "out")
+    check_absent(tmp_path / "free", MARKER)
+    check_absent(tmp_path / "out", MARKER, overwrite=True)
 
     with pytest.raises(OutputError, match="exists; choose another --out"):
-        check_absent(tmp_path)
+        check_absent(tmp_path / "out", MARKER)
+    with pytest.raises(OutputError, match="not ours to replace"):
+        check_absent(tmp_path, MARKER, overwrite=True)
 
 
 def test_sha256_is_the_standard_one(tmp_path: Path) -> None:

@@ -1,6 +1,7 @@
 """Metrics against scikit-learn and against loops written from the definitions, ties included."""
 
 from collections.abc import Callable
+from itertools import pairwise
 
 import numpy as np
 import pytest
@@ -54,9 +55,7 @@ def test_metric_takes_every_type_of_score(metric: Metric, oracle: Metric, dtype:
     assert metric(positive, scores) == pytest.approx(oracle(positive, scores.astype(np.float64)), abs=1e-9)
 
 
-@pytest.mark.parametrize(
-    ("metric", "expected"), [(auroc, 0.5), (average_precision, 0.25), (f1_max, 0.4)], ids=lambda case: str(case)
-)
+@pytest.mark.parametrize(("metric", "expected"), [(auroc, 0.5), (average_precision, 0.25), (f1_max, 0.4)], ids=str)
 def test_constant_scores_say_nothing(metric: Metric, expected: float) -> None:
     """Half, the share of positives, and F1 of calling all positive: no order in the file may help."""
     positive = [True, False, False, False]
@@ -71,7 +70,7 @@ def test_perfect_scores_give_one(metric: Metric) -> None:
     assert metric([0, 0, 1, 1], [1.0, 1.0, np.nextafter(1.0, 2), 2.0]) == 1.0
 
 
-@pytest.mark.parametrize("metric", [*METRICS])
+@pytest.mark.parametrize("metric", METRICS)
 def test_without_positives_there_is_no_number(metric: Metric) -> None:
     """Zero would look like a bad model, one like a good one."""
     assert np.isnan(metric([0, 0, 0], [0.1, 0.2, 0.3]))
@@ -118,7 +117,7 @@ def slow_aupro(masks: list[np.ndarray], maps: list[np.ndarray], max_fpr: float) 
         overlaps = [found[number][region].mean() for number, region in regions]
         curve.append((n_false / n_normal, float(np.mean(overlaps))))
     area = 0.0
-    for (x0, y0), (x1, y1) in zip(curve, curve[1:]):
+    for (x0, y0), (x1, y1) in pairwise(curve):
         if x0 >= max_fpr:
             break
         if x1 > max_fpr:

@@ -193,7 +193,7 @@ def test_cut_picture_is_refused_and_a_cut_trailer_changes_nothing(
     if n_kept >= len(whole):
         assert np.array_equal(picture_from_bytes(kept, "part"), picture_from_bytes(whole, "part"))
         return
-    with pytest.raises(PictureError, match="^part: ") as caught:
+    with pytest.raises(PictureError, match=r"^part: ") as caught:
         picture_from_bytes(kept, "part")
     assert caught.value.path == "part"
 

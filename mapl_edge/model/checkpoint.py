@@ -23,6 +23,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
 from mapl_edge.arrays import UInt8Array
+from mapl_edge.bundle import MODEL_JSON
 from mapl_edge.config import TrainConfig
 from mapl_edge.engine import Reading
 from mapl_edge.errors import BundleError, ContractMismatch
@@ -30,7 +31,6 @@ from mapl_edge.model.detector import Detector
 from mapl_edge.model.encoder import EfficientNetLite0
 
 MODEL_SCHEMA = 1
-MODEL_JSON = "model.json"
 
 
 class TrainingRecord(BaseModel):

@@ -41,9 +41,15 @@ class Simulator:
         mask = np.zeros(picture.shape[:2], np.bool_)
         for attempt in range(20):
             mask = perlin_mask(rng, picture.shape[:2]) & (part if attempt < 10 else True)
+            if rng.random() < 0.5:
+                mask = few_of(rng, mask)
             if mask.sum() >= MIN_PIXELS:
                 break
-        noise = self._texture(rng, picture) if rng.random() < 0.5 else shuffled_structure(rng, picture)
+        source = rng.random()  # texture and structure with equal probability (§3.3)
+        if source < 0.5:
+            noise = self._texture(rng, picture)
+        else:
+            noise = shuffled_structure(rng, picture) if source < 0.75 else altered_light(rng, picture)
         anomalous = blend(picture, noise, mask, opacity=rng.uniform(*OPACITY))
         return anomalous, mask.astype(np.uint8)
 
@@ -77,6 +83,15 @@ def perlin_mask(rng: np.random.Generator, size_hw: tuple[int, int]) -> BoolArray
     turn = cv2.getRotationMatrix2D((w / 2, h / 2), float(rng.uniform(-90, 90)), 1.0)
     turned = cv2.warpAffine(noise, turn, (w, h), borderMode=cv2.BORDER_REFLECT)
     return np.asarray(turned > 0.5, dtype=np.bool_)
+
+
+def few_of(rng: np.random.Generator, mask: BoolArray) -> BoolArray:
+    """One to three of the mask's connected regions: most real defects come alone."""
+    count, labels = cv2.connectedComponents(mask.astype(np.uint8), connectivity=8)
+    if count <= 2:
+        return mask
+    kept = rng.choice(np.arange(1, count), size=min(int(rng.integers(1, 4)), count - 1), replace=False)
+    return np.isin(labels, kept)
 
 
 def perlin_noise(rng: np.random.Generator, size_hw: tuple[int, int], cells: tuple[int, int]) -> FloatArray:
@@ -132,8 +147,7 @@ def foreground(picture: UInt8Array) -> BoolArray:
 def shuffled_structure(rng: np.random.Generator, picture: UInt8Array, cells: int = 8) -> UInt8Array:
     """The picture itself with altered light, cut into cells x cells tiles that are shuffled: foreign structure."""
     h, w = picture.shape[:2]
-    gain, shift = rng.uniform(0.7, 1.3), rng.uniform(-40, 40)
-    altered = cv2.convertScaleAbs(picture, alpha=gain, beta=shift) if rng.random() < 0.5 else picture
+    altered = altered_light(rng, picture) if rng.random() < 0.5 else picture
     if rng.random() < 0.5:
         altered = altered[:, ::-1]
     if rng.random() < 0.5:
@@ -143,6 +157,13 @@ def shuffled_structure(rng: np.random.Generator, picture: UInt8Array, cells: int
     return np.ascontiguousarray(
         tiles.reshape(cells, cells, h // cells, w // cells, 3).swapaxes(1, 2).reshape(h, w, 3), dtype=np.uint8
     )
+
+
+def altered_light(rng: np.random.Generator, picture: UInt8Array) -> UInt8Array:
+    """The picture brighter or darker in each colour, by 15 to 80 grey levels: stains, burns, dents that catch light."""
+    sign = rng.choice((-1.0, 1.0))
+    shift = sign * rng.uniform(15, 80) * rng.uniform(0.7, 1.3, 3)
+    return np.asarray(np.clip(picture + shift, 0, 255), dtype=np.uint8)
 
 
 def procedural_texture(rng: np.random.Generator, size_hw: tuple[int, int]) -> UInt8Array:

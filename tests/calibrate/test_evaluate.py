@@ -16,7 +16,7 @@ from mapl_edge.errors import BackendError
 from mapl_edge.verdict import Outcome
 
 
-@pytest.fixture()
+@pytest.fixture
 def data(tmp_path: Path) -> Path:
     """Two good and three bad pictures: a bright square at a known place; the third defect has no mask."""
     for name, square in {

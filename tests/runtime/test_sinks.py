@@ -15,7 +15,7 @@ from mapl_edge.runtime import Inspection, Inspector, JsonLines
 from mapl_edge.testing import FakeEngine, ManualClock
 
 
-@pytest.fixture()
+@pytest.fixture
 def inspection() -> Inspection:
     """One verdict."""
     clock = ManualClock()

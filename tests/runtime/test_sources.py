@@ -12,7 +12,7 @@ from mapl_edge.runtime.sources import Blank, redact, source_from_uri
 from mapl_edge.testing import ManualClock, SyntheticLine
 
 
-@pytest.fixture()
+@pytest.fixture
 def folder(tmp_path: Path) -> Path:
     """Three pictures of different kinds in two sub-folders, and one that is broken."""
     (tmp_path / "b").mkdir()
