@@ -262,7 +262,7 @@ def demo(
     out: Annotated[Path, typer.Option(help="Folder for pictures, model, bundle, verdicts and report.")] = Path("demo"),
     parts: Annotated[int, typer.Option(help="Parts to inspect.", min=1)] = 200,
     seed: Annotated[int, typer.Option(help="Of the line and of training.", min=0)] = 0,
-    steps: Annotated[int, typer.Option(help="Training steps.", min=1)] = 300,
+    steps: Annotated[int, typer.Option(help="Training steps.", min=1)] = 400,
     overwrite: Overwrite = False,
     as_json: JsonFlag = False,
 ) -> None:

@@ -27,8 +27,8 @@ from mapl_edge.runtime.inspector import look
 from mapl_edge.testing.line import SyntheticLine
 from mapl_edge.verdict import Outcome
 
-N_TRAIN, N_CALIBRATE = 100, 200
-MAX_FALSE_REJECT = 0.02  # with 200 good parts and none above the limit, 1.5 % can be promised
+N_TRAIN, N_CALIBRATE = 100, 300
+MAX_FALSE_REJECT = 0.03
 STRONGEST = 10
 REPORT = "report.html"
 

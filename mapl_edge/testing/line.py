@@ -254,7 +254,7 @@ def _shape(px_per_unit: int, variant: str) -> _Shape:
     if variant == "edge_notch":
         outline = np.maximum(outline, -disc(0.39, 0.03, 0.042))
     if variant == "second_cut":
-        outline = np.maximum(outline, (y - x) / 2**0.5 - 0.415)
+        outline = np.maximum(outline, (y - x) / 2**0.5 - 0.375)
 
     bore_radius = _BORE[2] * (0.84 if variant == "small_bore" else 1.0)
     holes = [(disc(_BORE[0], _BORE[1], bore_radius), _CHAMFER)]
@@ -457,7 +457,7 @@ def _dent(scene: _Scene, shape: _Shape, rng: np.random.Generator) -> _Damage:
     long = max(4.0, scene.ref_px * rng.uniform(8, 20))
     wide, turn = long * rng.uniform(0.65, 1.0), rng.uniform(0, pi)
     along, aside = cos(turn), sin(turn)
-    steep = rng.uniform(0.22, 0.6) * (1 if rng.random() < 0.3 else -1)
+    steep = rng.uniform(0.35, 0.8) * (1 if rng.random() < 0.3 else -1)
     (ys, xs), dx, dy = _patch(shape, _spot(shape, 0.6 * long, scene.px_per_unit, rng), long)
     u, v = (dx * along + dy * aside) / long, (dy * along - dx * aside) / wide
     fall = -3.5 * steep * np.maximum(1 - u**2 - v**2, 0) ** 2  # a hill (1 - r^2)^3, differentiated
@@ -475,7 +475,7 @@ def _stain(scene: _Scene, shape: _Shape, rng: np.random.Generator) -> _Damage:
     blot = np.clip(ragged * 5, 0, 1)
     rim = np.clip(1 - np.abs(ragged - 0.2) * 5, 0, 1)
     opacity = np.zeros(shape.depth.shape, np.float32)
-    opacity[ys, xs] = rng.uniform(0.16, 0.5) * blot * (0.8 + 0.3 * rim)
+    opacity[ys, xs] = rng.uniform(0.25, 0.6) * blot * (0.8 + 0.3 * rim)
     tones = ((28.0, 38.0, 46.0), (22.0, 58.0, 104.0), (30.0, 30.0, 32.0))
     return _Damage(stain=opacity, stain_bgr=tones[int(rng.integers(len(tones)))])
 
