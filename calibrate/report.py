@@ -66,7 +66,7 @@ body {{ font: 16px/1.5 system-ui, sans-serif; color: #1d2530; max-width: 1100px;
 h1 {{ font-size: 1.6rem; margin-bottom: .2rem; }} h2 {{ font-size: 1.15rem; margin-top: 2rem; }}
 table {{ border-collapse: collapse; }}
 th, td {{ padding: .25rem .8rem; text-align: right; border-bottom: 1px solid #dde3ea; }}
-th:first-child, td:first-child {{ text-align: left; }}
+th:first-child, td:first-child, .facts td {{ text-align: left; }}
 td.ok {{ background: #e4f5e9; }} td.wrong {{ background: #fde4e1; }}
 .plots {{ display: flex; flex-wrap: wrap; gap: 1rem; }} .plots svg {{ width: 520px; max-width: 100%; height: auto; }}
 .rejects {{ display: grid; grid-template-columns: repeat(auto-fill, minmax(500px, 1fr)); gap: 1rem; }}
@@ -75,7 +75,7 @@ figure {{ margin: 0; }}
 figcaption {{ font-size: .85rem; color: #556; }}
 </style></head><body>
 <h1>{html.escape(title)}</h1>
-<table>{"".join(f"<tr><td>{html.escape(k)}</td><td>{html.escape(v)}</td></tr>" for k, v in facts)}</table>
+<table class=facts>{"".join(f"<tr><td>{html.escape(k)}</td><td>{html.escape(v)}</td></tr>" for k, v in facts)}</table>
 <h2>Verdicts</h2>
 {_confusion(rows)}
 <h2>Scores and time</h2>
