@@ -28,7 +28,9 @@ def main(bundle: Path, work: Path) -> None:
     assert [v["seq"] for v in verdicts] == list(range(5))
     assert all(v["verdict"] in {"PASS", "FAIL"} for v in verdicts)
 
-    refused = subprocess.run([command, "train", str(work), "--out", str(work / "m")], capture_output=True, text=True)
+    refused = subprocess.run(
+        [command, "train", str(bundle / "memory"), "--out", str(work / "m")], capture_output=True, text=True
+    )
     assert refused.returncode == 6, refused
     assert "pip install 'mapl-edge[train]'" in refused.stderr, refused.stderr
 
