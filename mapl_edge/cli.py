@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import signal
 import sys
 import threading
@@ -14,7 +13,6 @@ from functools import partial
 from pathlib import Path
 from typing import Annotated, Any
 
-import cv2
 import typer
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
@@ -22,7 +20,7 @@ from rich.table import Table
 
 from mapl_edge import __version__
 from mapl_edge.bundle import MANIFEST, MODEL_JSON, Bundle, open_bundle
-from mapl_edge.config import STATION_FILE, StationConfig, TrainConfig, config_from_dict, config_from_yaml
+from mapl_edge.config import MAX_THREADS, STATION_FILE, StationConfig, TrainConfig, config_from_dict, config_from_yaml
 from mapl_edge.engine import Engine
 from mapl_edge.errors import BackendUnavailable, BundleError, ConfigError, MaplEdgeError, Uncalibrated
 from mapl_edge.files import check_absent, new_folder
@@ -45,9 +43,9 @@ Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace --out if i
 def train(
     data: Annotated[Path, typer.Argument(help="Folder of good parts, or a data set with train/good.")],
     out: Annotated[Path, typer.Option(help="Model folder to write.")],
-    seed: Annotated[int | None, typer.Option(help="Same seed, same model.  [default: 0]")] = None,
-    steps: Annotated[int | None, typer.Option(help="Training steps.  [default: 500]")] = None,
-    size: Annotated[str | None, typer.Option(help="Model input, HEIGHTxWIDTH.  [default: 256x256]")] = None,
+    seed: Annotated[int | None, typer.Option(help="Same seed, same model (default 0).")] = None,
+    steps: Annotated[int | None, typer.Option(help="Training steps (default 500).")] = None,
+    size: Annotated[str | None, typer.Option(help="Model input, HEIGHTxWIDTH (default 256x256).")] = None,
     roi: Annotated[str | None, typer.Option(help="Crop of the camera picture: LEFT,TOP,WIDTH,HEIGHT.")] = None,
     textures: Annotated[Path | None, typer.Option(help="Folder of texture pictures, such as DTD.")] = None,
     config: Annotated[Path | None, typer.Option(help="YAML with any of the training settings.")] = None,
@@ -114,7 +112,7 @@ def calibrate(
     good: Annotated[Path, typer.Option(help="Good parts; those that training saw are left out.")],
     max_false_reject: Annotated[float, typer.Option(help="Share of good parts that may be rejected.")] = 0.05,
     confidence: Annotated[float, typer.Option(help="Confidence of that promise.")] = 0.95,
-    threads: Annotated[int, typer.Option(help="Threads for the engine; 0: all cores.", min=0)] = 0,
+    threads: Annotated[int, typer.Option(help="Threads for the engine; 0: all cores.", min=0, max=MAX_THREADS)] = 0,
     skip_bad: SkipBad = False,
     as_json: JsonFlag = False,
 ) -> None:
@@ -160,7 +158,7 @@ def calibrate(
 def evaluate(
     model: Annotated[Path, typer.Argument(help="Bundle or model folder.")],
     data: Annotated[Path, typer.Argument(help="Data set with test/good, test/<defect> and ground_truth.")],
-    threads: Annotated[int, typer.Option(help="Threads for the engine; 0: all cores.", min=0)] = 0,
+    threads: Annotated[int, typer.Option(help="Threads for the engine; 0: all cores.", min=0, max=MAX_THREADS)] = 0,
     skip_bad: SkipBad = False,
     as_json: JsonFlag = False,
 ) -> None:
@@ -197,7 +195,9 @@ def run(
         Path | None, typer.Option(help="File for the verdicts, one JSON object a line; default: stdout.")
     ] = None,
     max_frames: Annotated[int | None, typer.Option(help="Stop after so many verdicts.", min=1)] = None,
-    threads: Annotated[int | None, typer.Option(help="Threads for the engine; 0: all cores.", min=0)] = None,
+    threads: Annotated[
+        int | None, typer.Option(help="Threads for the engine; 0: all cores.", min=0, max=MAX_THREADS)
+    ] = None,
     config: Annotated[Path | None, typer.Option(help="Station file; default: station.yaml, if it is here.")] = None,
 ) -> None:
     """Inspect a stream: one verdict per part, until the source ends or Ctrl-C."""
@@ -297,9 +297,6 @@ def _options(version: Annotated[bool, typer.Option("--version", help="Print the 
 
 def main() -> None:
     """Run the command line; an error of the user's is one line and an exit code (see `mapl_edge.errors`)."""
-    # What OpenCV and FFmpeg mutter about a missing camera or a broken video, our one line says better.
-    cv2.utils.logging.setLogLevel(cv2.utils.logging.LOG_LEVEL_SILENT)
-    os.environ.setdefault("OPENCV_FFMPEG_LOGLEVEL", "-8")
     try:
         app()
     except MaplEdgeError as exc:
@@ -414,7 +411,3 @@ def _tell_skipped(errors: list[Any]) -> None:
 def _print_json(wanted: bool, content: dict[str, Any]) -> None:
     if wanted:
         print(json.dumps(content, ensure_ascii=False))
-
-
-if __name__ == "__main__":
-    main()

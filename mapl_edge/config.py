@@ -14,6 +14,7 @@ from mapl_edge.contract import InputContract
 from mapl_edge.errors import ConfigError
 
 STATION_FILE = Path("station.yaml")
+MAX_THREADS = 256  # an engine starts as many as it is told to, and takes the machine down with them
 ModelT = TypeVar("ModelT", bound=BaseModel)
 
 
@@ -36,7 +37,7 @@ class StationConfig(Section):
     bundle: Path | None = None
     camera: CameraConfig = CameraConfig()
     out: Path | None = None
-    threads: Annotated[int, Field(ge=0)] = 0
+    threads: Annotated[int, Field(ge=0, le=MAX_THREADS)] = 0
     """Threads for the engine; 0 lets it choose."""
 
 

@@ -111,8 +111,6 @@ def test_the_yaml_in_the_docs_is_accepted(tmp_path: Path) -> None:
 
 def test_version_is_the_packages() -> None:
     """`--version` on the line tells what to report."""
-    shown = subprocess.run(
-        [sys.executable, "-m", "mapl_edge.cli", "--version"], capture_output=True, text=True, check=True
-    )
+    shown = subprocess.run([sys.executable, "-m", "mapl_edge", "--version"], capture_output=True, text=True, check=True)
 
     assert re.fullmatch(r"\d+\.\d+\.\d+\n", shown.stdout)

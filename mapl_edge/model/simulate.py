@@ -140,7 +140,7 @@ def foreground(picture: UInt8Array) -> BoolArray:
     # Shadows and holes inside the outline belong to the part: a defect may lie there too.
     outlines, _ = cv2.findContours(part.astype(np.uint8), cv2.RETR_EXTERNAL, cv2.CHAIN_APPROX_NONE)
     filled = np.zeros(grey.shape, np.uint8)
-    cv2.drawContours(filled, outlines, -1, 1, thickness=cv2.FILLED)
+    cv2.drawContours(filled, list(outlines), -1, (1,), thickness=cv2.FILLED)
     return filled.astype(np.bool_)
 
 

@@ -293,7 +293,7 @@ def _stamp(px_per_unit: int, size_hw: tuple[int, int]) -> Array:
     scale, thickness = px_per_unit * 0.0021, max(1, round(px_per_unit * 0.006))
     (length, tall), _ = cv2.getTextSize("ME-07", cv2.FONT_HERSHEY_SIMPLEX, scale, thickness)
     corner = ((h - length) // 2, round(w / 2 - 0.312 * px_per_unit + tall / 2))
-    cv2.putText(text, "ME-07", corner, cv2.FONT_HERSHEY_SIMPLEX, scale, 255, thickness, cv2.LINE_AA)
+    cv2.putText(text, "ME-07", corner, cv2.FONT_HERSHEY_SIMPLEX, scale, (255,), thickness, cv2.LINE_AA)
     return cv2.GaussianBlur(np.rot90(text), (3, 3), 0).astype(np.float32) / 255
 
 
