@@ -9,7 +9,7 @@ from datetime import datetime, timezone
 from mapl_edge.arrays import UInt8Array
 from mapl_edge.bundle import Bundle
 from mapl_edge.calibrate.limits import MIN_NORMALS, NormalLimit, limit_from_normals
-from mapl_edge.calibration import Calibration, Limits, Promise, calibration_from_file, write_calibration
+from mapl_edge.calibration import Calibration, Limits, calibration_from_file, write_calibration
 from mapl_edge.dataset import BadPictures, Sample
 from mapl_edge.engine import Reading
 from mapl_edge.errors import BundleError, DataError
@@ -68,14 +68,7 @@ def calibrate_bundle(
             created_by=_user(),
             model_digest=bundle.digest,
             limits=Limits(fail=limit.limit),
-            promise=Promise(
-                max_false_reject=max_false_reject,
-                confidence=confidence,
-                achieved=limit.achieved,
-                n_good=limit.n_good,
-                n_above=limit.n_above,
-                n_needed=limit.n_needed,
-            ),
+            promise=limit.promise,
             pictures={sample.name: digests[sample.path] for sample in used},
         ),
         bundle.calibration_path,

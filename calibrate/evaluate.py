@@ -47,6 +47,16 @@ class Evaluation:
     n_skipped: int
     pictures: tuple[ScoredPicture, ...]
 
+    @property
+    def n_false_rejects(self) -> int:
+        """Good parts that do not PASS; 0 while there are no limits."""
+        return sum(p.sample.is_good and p.outcome not in (None, Outcome.PASS) for p in self.pictures)
+
+    @property
+    def n_missed(self) -> int:
+        """Defective parts that PASS."""
+        return sum(not p.sample.is_good and p.outcome is Outcome.PASS for p in self.pictures)
+
     def as_json(self) -> dict[str, Any]:
         """Plain values for `--json`; NaN becomes null."""
         names = ("image_auroc", "image_ap", "image_f1_max", "pixel_auroc", "pixel_ap", "aupro")

@@ -14,6 +14,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
+from mapl_edge.calibration import Promise
 from mapl_edge.errors import DataError
 
 MIN_NORMALS = 10
@@ -40,14 +41,13 @@ class NormalLimit:
     n_above: int
     n_needed: int
 
+    @property
+    def promise(self) -> Promise:
+        """All but the limit, as calibration.yaml keeps it."""
+        return Promise(**{name: getattr(self, name) for name in Promise.model_fields})
+
     def __str__(self) -> str:
-        kept = (
-            f"with {self.n_good} good parts and {self.n_above} above the limit, at most {self.achieved:.1%} of good "
-            f"parts are rejected ({self.confidence:.0%} confidence)"
-        )
-        if self.achieved <= self.max_false_reject:
-            return kept
-        return f"{kept}; for {self.max_false_reject:.1%} you need {self.n_needed}"
+        return str(self.promise)
 
 
 def limit_from_normals(scores: npt.ArrayLike, max_false_reject: float = 0.05, confidence: float = 0.95) -> NormalLimit:

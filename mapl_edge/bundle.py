@@ -2,6 +2,7 @@
 
     part.mapl/
       manifest.json      schema, family, contract, memory, digests, tool versions, training summary
+      manifest.sha256    its own digest, as `sha256sum -c` reads it
       model.onnx         fused graph: uint8 NHWC in; score, map, nearest out
       golden.npz         prepared pictures with the reference's raw scores and maps
       memory/NN.jpg      the memory's normal samples, to show beside a reject
@@ -18,7 +19,7 @@ import zipfile
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path, PurePosixPath
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 from pydantic import BaseModel, ConfigDict, ValidationError, field_validator
@@ -33,6 +34,7 @@ from mapl_edge.picture import picture_from_file
 BUNDLE_SCHEMA = 1
 MANIFEST = "manifest.json"  # makes a folder a bundle
 MODEL_JSON = "model.json"  # makes a folder a model, see mapl_edge.model.checkpoint
+SEAL = "manifest.sha256"
 MODEL = "model.onnx"
 GOLDEN = "golden.npz"
 CALIBRATION = "calibration.yaml"
@@ -59,7 +61,7 @@ class Manifest(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     schema_version: int = BUNDLE_SCHEMA
-    family: str
+    family: Literal["mapl"]
     created_at: str
     contract: InputContract
     memory: MemorySummary
@@ -171,34 +173,44 @@ def open_bundle(path: Path) -> Bundle:
 
 
 def _checked(path: Path, raw: bytes) -> Bundle:
+    digest = hashlib.sha256(raw).hexdigest()
+    seal = path / SEAL
     manifest = _manifest_from_json(raw, path)
+    if not seal.is_file() or seal.read_text(encoding="utf-8", errors="replace") != _seal(digest):
+        raise BundleError(f"{path}: {MANIFEST} or {SEAL} was changed (they do not agree); export or copy again")
     for name in sorted({MODEL, GOLDEN} - manifest.files.keys()):
         raise BundleError(f"{path}: {name} is not in the manifest, so this is no bundle; export again")
-    present = {file.relative_to(path).as_posix() for file in path.rglob("*") if file.is_file()} - {
-        MANIFEST,
-        CALIBRATION,
-    }
+    present = _files_in(path)
     for name in sorted(manifest.files.keys() - present):
         raise BundleError(f"{path}: {name} is missing; copy the whole folder again")
     for name in sorted(present - manifest.files.keys()):
         raise BundleError(f"{path}: {name} is not listed in the manifest; remove it or export again")
-    for name, digest in manifest.files.items():
-        if (path / name).is_symlink() or sha256_of(path / name) != digest:
+    for name, listed in manifest.files.items():
+        if (path / name).is_symlink() or sha256_of(path / name) != listed:
             raise BundleError(
                 f"{path}: {name} was changed (its SHA-256 differs from the manifest); export or copy again"
             )
-    return Bundle(path, manifest, hashlib.sha256(raw).hexdigest())
+    return Bundle(path, manifest, digest)
 
 
 def write_manifest(folder: Path, **fields: Any) -> Manifest:
     """List every file in `folder` with its digest, as the last step of writing a bundle."""
-    files = {
-        file.relative_to(folder).as_posix(): sha256_of(file) for file in sorted(folder.rglob("*")) if file.is_file()
-    }
+    files = {name: sha256_of(folder / name) for name in sorted(_files_in(folder))}
     manifest = Manifest(files=files, **fields)
     text = json.dumps(manifest.model_dump(mode="json"), indent=2, ensure_ascii=False) + "\n"
     (folder / MANIFEST).write_text(text, encoding="utf-8")
+    (folder / SEAL).write_text(_seal(sha256_of(folder / MANIFEST)), encoding="utf-8")
     return manifest
+
+
+def _files_in(folder: Path) -> set[str]:
+    """What the manifest must list: all but itself, its seal and the thresholds, which may change."""
+    files = {file.relative_to(folder).as_posix() for file in folder.rglob("*") if file.is_file()}
+    return files - {MANIFEST, SEAL, CALIBRATION}
+
+
+def _seal(digest: str) -> str:
+    return f"{digest}  {MANIFEST}\n"
 
 
 def _manifest_from_json(raw: bytes, path: Path) -> Manifest:

@@ -44,6 +44,15 @@ class Promise(BaseModel):
     n_above: int
     n_needed: int
 
+    def __str__(self) -> str:
+        kept = (
+            f"with {self.n_good} good parts and {self.n_above} above the limit, at most {self.achieved:.1%} of good "
+            f"parts are rejected ({self.confidence:.0%} confidence)"
+        )
+        if self.achieved <= self.max_false_reject:
+            return kept
+        return f"{kept}; for {self.max_false_reject:.1%} you need {self.n_needed}"
+
 
 class Calibration(BaseModel):
     """What calibration.yaml holds.

@@ -22,8 +22,8 @@ from mapl_edge import __version__
 from mapl_edge.bundle import MANIFEST, MODEL_JSON, Bundle, open_bundle
 from mapl_edge.config import MAX_THREADS, STATION_FILE, StationConfig, TrainConfig, config_from_dict, config_from_yaml
 from mapl_edge.engine import Engine
-from mapl_edge.errors import BackendUnavailable, BundleError, ConfigError, MaplEdgeError, Uncalibrated
-from mapl_edge.files import check_absent, new_folder
+from mapl_edge.errors import BackendUnavailable, BundleError, ConfigError, MaplEdgeError, OutputError, Uncalibrated
+from mapl_edge.files import check_absent, new_folder, write_stdout
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -32,7 +32,7 @@ app = typer.Typer(
     help="From pictures of good parts to PASS/FAIL on a factory camera.",
     epilog="Example: mapl-edge demo --out demo",
 )
-people = Console(stderr=True, highlight=False)
+people = Console(stderr=True, highlight=False, soft_wrap=True)
 
 JsonFlag = Annotated[bool, typer.Option("--json", help="Print one JSON object on stdout.")]
 SkipBad = Annotated[bool, typer.Option("--skip-bad", help="Count pictures that cannot be read and go on.")]
@@ -180,7 +180,10 @@ def evaluate(
     table = Table("metric", "value", title=f"{model} on {data} ({result.n_good} good, {result.n_bad} defective)")
     for name in ("image_auroc", "image_ap", "image_f1_max", "pixel_auroc", "pixel_ap", "aupro"):
         table.add_row(name, "-" if figures[name] is None else f"{figures[name]:.4f}")
-    people.print(table)
+    if limits is not None:
+        table.add_row("good parts rejected", f"{result.n_false_rejects} of {result.n_good}")
+        table.add_row("defects missed", f"{result.n_missed} of {result.n_bad}")
+    people.print(table, soft_wrap=False)
     _print_json(as_json, figures)
 
 
@@ -201,25 +204,27 @@ def run(
     config: Annotated[Path | None, typer.Option(help="Station file; default: station.yaml, if it is here.")] = None,
 ) -> None:
     """Inspect a stream: one verdict per part, until the source ends or Ctrl-C."""
-    from mapl_edge.runtime import Inspector, JsonLines, OnnxRuntimeEngine, source_from_uri
+    from mapl_edge.runtime import Inspector, JsonLines, OnnxRuntimeEngine, StdoutLines, source_from_uri
     from mapl_edge.runtime import run as run_loop
 
     if camera is not None and source is not None:
         raise typer.BadParameter("give --camera or --source, not both")
     station = _station(config)
-    out = out or station.out
-    if out is not None:
-        check_absent(out)  # before the engine loads
+    if out is not None and out.exists():  # told before the engine loads
+        raise OutputError(f"{out} exists; choose another --out (a station file's `out:` is continued instead)")
     opened = open_bundle(bundle or station.bundle or _only_bundle_here())
-    limits = opened.calibration.limits
+    calibration = opened.calibration
     threads = station.threads if threads is None else threads
     uri = source if source is not None else str(camera) if camera is not None else station.camera.source
     with _stop_on_signals() as stop, OnnxRuntimeEngine(opened.model_path, threads) as engine:
         opened_source = source_from_uri(uri)
         digests = {"bundle": opened.digest, "calibration": opened.calibration_digest}
         shared = {"run": uuid.uuid4().hex[:12], "camera": station.camera.name, **digests}
-        sinks = [JsonLines(out, shared)]
-        summary = run_loop(opened_source, Inspector(engine, opened.contract, limits), sinks, stop, max_frames)
+        target = out or station.out
+        sink = StdoutLines(shared) if target is None else JsonLines(target, shared, append=out is None)
+        people.print(f"{engine.name}; limit {calibration.limits.fail:.6g}: {calibration.promise}")
+        inspector = Inspector(engine, opened.contract, calibration.limits)
+        summary = run_loop(opened_source, inspector, [sink], stop, max_frames)
     counts = ", ".join(f"{n} {outcome.value}" for outcome, n in sorted(summary.verdicts.items()))
     people.print(f"{summary.frames} parts: {counts or 'none'}; {summary.dropped} frames dropped for newer ones")
 
@@ -240,12 +245,13 @@ def inspect(
         "input", f"{manifest.contract.size_hw[0]}x{manifest.contract.size_hw[1]}, roi {manifest.contract.roi_xywh}"
     )
     table.add_row("memory", f"{manifest.memory.samples} samples, scope {manifest.memory.scope}")
-    table.add_row("trained on", f"{len(manifest.trained_on)} pictures, {len(manifest.held_out)} held out")
+    pictures = manifest.training.get("pictures", {})
+    table.add_row("good parts", ", ".join(f"{n} {what.replace('_', ' ')}" for what, n in pictures.items()))
     table.add_row("limit", f"{calibration.limits.fail:.6g}" if calibration else "none: run mapl-edge calibrate")
     for name, digest in manifest.files.items():
         if not name.startswith("memory/"):
             table.add_row(name, f"{(bundle / name).stat().st_size / 1e6:.1f} MB, sha256 {digest[:12]}")
-    people.print(table)
+    people.print(table, soft_wrap=False)
     _print_json(
         as_json,
         {
@@ -300,7 +306,7 @@ def main() -> None:
     try:
         app()
     except MaplEdgeError as exc:
-        people.print(f"{type(exc).__name__}: {' '.join(str(exc).split())}", markup=False, soft_wrap=True)
+        people.print(f"{type(exc).__name__}: {' '.join(str(exc).split())}", markup=False)
         sys.exit(exc.exit_code)
 
 
@@ -324,9 +330,13 @@ def _numbers(text: str, separator: str, count: int, flag: str, expected: str) ->
 
 
 def _station(path: Path | None) -> StationConfig:
+    """The station file, with its paths as seen from the folder it lies in."""
     if path is None and not STATION_FILE.is_file():
         return StationConfig()
-    return config_from_yaml(path or STATION_FILE, StationConfig)
+    path = path or STATION_FILE
+    station = config_from_yaml(path, StationConfig)
+    here = {key: path.parent / value for key in ("bundle", "out") if (value := getattr(station, key)) is not None}
+    return station.model_copy(update=here)
 
 
 def _only_bundle_here() -> Path:
@@ -405,9 +415,9 @@ def _bars() -> Iterator[Any]:
 
 def _tell_skipped(errors: list[Any]) -> None:
     if errors:
-        people.print(f"skipped {len(errors)} bad pictures, first: {errors[0]}", markup=False, soft_wrap=True)
+        people.print(f"skipped {len(errors)} bad pictures, first: {errors[0]}", markup=False)
 
 
 def _print_json(wanted: bool, content: dict[str, Any]) -> None:
     if wanted:
-        print(json.dumps(content, ensure_ascii=False))
+        write_stdout((json.dumps(content, ensure_ascii=False) + "\n").encode("utf-8", "backslashreplace"))

@@ -90,7 +90,8 @@ def config_from_dict(content: Any, model: type[ModelT], where: str = "config") -
 def _mistake(error: ErrorDetails, model: type[BaseModel]) -> str:
     path = ".".join(str(part) for part in error["loc"]) or "the document"
     if error["type"] != "extra_forbidden":
-        return f"{path}: {error['msg'][:1].lower()}{error['msg'][1:]}, found {error['input']!r}"
+        says = "expected a path" if error["type"] == "path_type" else error["msg"].removeprefix("Value error, ")
+        return f"{path}: {says[:1].lower()}{says[1:]}, found {error['input']!r}"
     known = _keys_at(model, error["loc"][:-1])
     close = difflib.get_close_matches(str(error["loc"][-1]), known, n=1)
     hint = f"did you mean '{close[0]}'?" if close else f"known keys: {', '.join(known)}"

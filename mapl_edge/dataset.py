@@ -68,7 +68,7 @@ class BadPictures:
     def report(self, error: PictureError) -> None:
         """Raise `error`, or remember it if bad pictures are skipped."""
         if not self.skip:
-            raise error
+            raise PictureError(error.path, f"{error.problem}, or pass --skip-bad") from error
         self.errors.append(error)
 
     def read(self, samples: Sequence[Sample]) -> Iterator[tuple[Sample, UInt8Array]]:
@@ -138,7 +138,7 @@ def picture_paths(folder: Path, *, recursive: bool = False) -> list[Path]:
         for path in found
         if path.suffix.lower() in PICTURE_SUFFIXES
         and not any(part.startswith(".") for part in path.relative_to(folder).parts)
-        and path.is_file()
+        and not path.is_dir()  # a dangling link is a picture that cannot be read, and gets told
     )
 
 

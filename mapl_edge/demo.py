@@ -128,15 +128,11 @@ class _Collector:
 
 
 def _facts(bundle: Bundle) -> list[tuple[str, str]]:
-    promise, training = bundle.calibration.promise, bundle.manifest.training
+    training = bundle.manifest.training
     return [
         ("bundle", bundle.digest[:12]),
         ("trained on", f"{training['pictures']['train']} good parts in {training['seconds']:.0f} s"),
         ("memory", f"{bundle.manifest.memory.samples} normal samples"),
         ("limit", f"{bundle.calibration.limits.fail:.4f}"),
-        (
-            "promise",
-            f"at most {promise.achieved:.1%} of good parts rejected, {promise.confidence:.0%} confidence, "
-            f"from {promise.n_good} good parts with {promise.n_above} above the limit",
-        ),
+        ("promise", str(bundle.calibration.promise)),
     ]

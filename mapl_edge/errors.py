@@ -51,10 +51,10 @@ class DataError(MaplEdgeError):
 
 
 class PictureError(DataError):
-    """One picture cannot be used."""
+    """One picture cannot be used: `problem` is what the message says after its `path`."""
 
     def __init__(self, path: str | Path, problem: str) -> None:
-        self.path = path
+        self.path, self.problem = path, problem
         super().__init__(f"{path}: {problem}")
 
 

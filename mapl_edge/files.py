@@ -9,6 +9,7 @@ import errno
 import hashlib
 import os
 import shutil
+import sys
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -95,15 +96,17 @@ def check_absent(out: Path, marker: str | None = None, *, overwrite: bool = Fals
 def files_errors(out: Path) -> Iterator[None]:
     """Translate the operating system's refusal to write `out` into OutputError."""
     reasons = {
-        errno.ENOSPC: "the disk is full; free some space or choose another --out",
-        errno.EDQUOT: "the disk quota is used up; free some space or choose another --out",
-        errno.EROFS: "the file system is read-only; choose another --out",
-        errno.EACCES: "permission denied; choose another --out or change the folder's owner",
-        errno.EPERM: "permission denied; choose another --out or change the folder's owner",
-        errno.ENOTDIR: "a part of this path is a file, expected a folder; choose another --out",
-        errno.EEXIST: "it exists; choose another --out, or replace it with --overwrite",
-        errno.EISDIR: "this is a folder, expected a file; choose another --out",
-        errno.ENAMETOOLONG: "this name is too long; choose a shorter --out",
+        errno.ENOSPC: "the disk is full; free some space or write elsewhere",
+        errno.EDQUOT: "the disk quota is used up; free some space or write elsewhere",
+        errno.EROFS: "the file system is read-only; write elsewhere",
+        errno.EACCES: "permission denied; write elsewhere or change the folder's owner",
+        errno.EPERM: "permission denied; write elsewhere or change the folder's owner",
+        errno.ENOTDIR: "a part of this path is a file, expected a folder; write elsewhere",
+        errno.EEXIST: "it exists; choose another name",
+        errno.EISDIR: "this is a folder, expected a file; choose another name",
+        errno.ENAMETOOLONG: "this name is too long; choose a shorter one",
+        errno.EPIPE: "its reader has closed it; write to a file with --out to keep everything",
+        errno.EBADF: "it is closed; write to a file with --out",
         errno.EIO: "the disk reports an input/output error; check it",
     }
     try:
@@ -112,6 +115,24 @@ def files_errors(out: Path) -> Iterator[None]:
         if exc.errno not in reasons:
             raise
         raise OutputError(f"cannot write {out}: {reasons[exc.errno]}") from exc
+
+
+def write_stdout(line: bytes) -> None:
+    """Write to standard output and flush.
+
+    Raises:
+        OutputError: it is closed, its reader has gone, or its disk is full.
+    """
+    with files_errors(Path("standard output")):
+        if sys.stdout is None:
+            raise OSError(errno.EBADF, "closed")
+        try:
+            sys.stdout.buffer.write(line)
+            sys.stdout.buffer.flush()
+        except OSError:
+            # Python flushes once more when it ends and would complain in its own words.
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            raise
 
 
 def sha256_of(path: Path) -> str:

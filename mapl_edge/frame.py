@@ -41,6 +41,4 @@ def check_picture(image: UInt8Array, name: str) -> None:
         raise PictureError(name, f"must be uint8 of shape (H, W, 3), but got {image.dtype} of shape {image.shape}")
     if min(image.shape[:2]) < MIN_SIDE:
         h, w = image.shape[:2]
-        raise PictureError(
-            name, f"is {w}x{h} px, expected at least {MIN_SIDE}x{MIN_SIDE}; remove it or check the camera"
-        )
+        raise PictureError(name, f"is {w}x{h} px, expected at least {MIN_SIDE}x{MIN_SIDE}; remove it, check the camera")

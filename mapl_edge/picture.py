@@ -44,7 +44,7 @@ def picture_from_bytes(data: bytes, name: str) -> UInt8Array:
         if pixels is None:
             damage = f"not a picture that can be decoded; expected one of {', '.join(sorted(PICTURE_SUFFIXES))}"
     if damage is not None or pixels is None:
-        raise PictureError(name, f"{damage}; replace or remove it, or pass --skip-bad")
+        raise PictureError(name, f"{damage}; replace or remove it")
     image = bgr_from_pixels(pixels, name)
     check_picture(image, name)
     return image

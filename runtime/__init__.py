@@ -3,7 +3,7 @@
 from mapl_edge.runtime.inspector import Inspection, Inspector
 from mapl_edge.runtime.loop import RunSummary, run
 from mapl_edge.runtime.onnx_engine import OnnxRuntimeEngine
-from mapl_edge.runtime.sinks import JsonLines, Sink
+from mapl_edge.runtime.sinks import JsonLines, Sink, StdoutLines
 from mapl_edge.runtime.sources import Blank, Shot, Source, source_from_uri
 
 __all__ = [
@@ -16,6 +16,7 @@ __all__ = [
     "Shot",
     "Sink",
     "Source",
+    "StdoutLines",
     "run",
     "source_from_uri",
 ]

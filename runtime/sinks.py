@@ -4,13 +4,11 @@ from __future__ import annotations
 
 import errno
 import os
-import sys
 from contextlib import suppress
 from pathlib import Path
-from typing import IO, Protocol
+from typing import Protocol
 
-from mapl_edge.errors import OutputError
-from mapl_edge.files import files_errors
+from mapl_edge.files import files_errors, write_stdout
 from mapl_edge.runtime.inspector import Inspection
 
 
@@ -27,36 +25,32 @@ class Sink(Protocol):
 
 
 class JsonLines:
-    """One JSON object a line per verdict, to a new file or to standard output; each line leaves at once and whole.
+    """One JSON object a line per verdict, in a file; each line is on its way to the disk at once, and whole.
 
     Args:
-        out: a file that must not exist; None is standard output.
+        out: the file.
         station: what all lines share: run, camera, digests.
+        append: go on in a file that exists, as a station does after each start; a line that a power cut left
+            half-written is taken off first. Otherwise the file must be new.
 
     Raises:
         OutputError: the file exists, or cannot be written; on a full disk the last line is taken back, not cut.
     """
 
-    def __init__(self, out: Path | None, station: dict[str, str]) -> None:
+    def __init__(self, out: Path, station: dict[str, str], *, append: bool = False) -> None:
         self._out, self._station = out, station
-        self._file: IO[bytes] = sys.stdout.buffer
-        if out is not None:
-            with files_errors(out):
-                out.parent.mkdir(parents=True, exist_ok=True)
-                self._file = out.open("xb", buffering=0)
+        with files_errors(out):
+            out.parent.mkdir(parents=True, exist_ok=True)
+            self._file = out.open("r+b" if append and out.exists() else "xb", buffering=0)
+            self._file.seek(0, os.SEEK_END)
+            if self._file.tell():
+                whole = out.read_bytes().rfind(b"\n") + 1
+                self._file.truncate(whole)
+                self._file.seek(whole)
 
     def emit(self, inspection: Inspection) -> None:
         """See `Sink`."""
         line = (inspection.verdict.json_line(**self._station) + "\n").encode()
-        if self._out is None:
-            try:
-                self._file.write(line)
-                self._file.flush()
-            except BrokenPipeError as exc:
-                # Nobody reads any more. Python would complain once again at exit, when it flushes.
-                os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-                raise OutputError("standard output was closed by its reader; use --out to keep the verdicts") from exc
-            return
         with files_errors(self._out):
             before = self._file.tell()
             try:
@@ -70,7 +64,25 @@ class JsonLines:
 
     def close(self) -> None:
         """See `Sink`."""
-        if self._out is not None and not self._file.closed:
+        if not self._file.closed:
             with files_errors(self._out):
                 os.fsync(self._file.fileno())
                 self._file.close()
+
+
+class StdoutLines:
+    """The same lines on standard output.
+
+    Raises:
+        OutputError: nobody reads it any more, or its disk is full.
+    """
+
+    def __init__(self, station: dict[str, str]) -> None:
+        self._station = station
+
+    def emit(self, inspection: Inspection) -> None:
+        """See `Sink`."""
+        write_stdout((inspection.verdict.json_line(**self._station) + "\n").encode())
+
+    def close(self) -> None:
+        """Standard output belongs to the process."""

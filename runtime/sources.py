@@ -72,6 +72,8 @@ def source_from_uri(uri: str, clock: Clock | None = None) -> Source:
         CameraUnreachable: there is nothing of that name, or it does not open.
     """
     clock = clock or SystemClock()
+    if not uri.strip():
+        raise CameraUnreachable(f"the source is empty, expected {GRAMMAR}")
     if uri.isdecimal():
         return UsbCamera(int(uri), clock)
     if uri == "line:" or uri.startswith("line:?"):
@@ -145,7 +147,7 @@ class VideoFile:
             ok, pixels = self._capture.read()
             if not ok:
                 break
-            yield Frame(bgr_from_pixels(pixels, str(self._path)), seq, t_mono, captured_at)
+            yield Frame(bgr_from_pixels(pixels, str(self._path)), seq, t_mono, captured_at, f"{self._path.name}#{seq}")
             seq += 1
         if seq == 0:
             raise CameraError(f"{self._path}: the video opened but gave no frame; it may be truncated")

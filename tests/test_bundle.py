@@ -221,7 +221,6 @@ def test_wrong_value_in_the_manifest_is_named(changes: dict[str, Any], named: st
 def test_bundle_without_its_core_is_refused(name: str, part: Path) -> None:
     """A manifest that fits its folder is not yet a bundle: without graph or golden answers nothing can run."""
     (part / name).unlink()
-    (part / MANIFEST).unlink()
     write_manifest(part, **fields())
 
     with pytest.raises(BundleError, match=name):
@@ -308,7 +307,6 @@ class Trap:
 def put_golden(part: Path, **arrays: Any) -> None:
     """Replace the golden answers and sign the bundle again, as an attacker would."""
     np.savez(part / GOLDEN, **arrays)
-    (part / MANIFEST).unlink()
     write_manifest(part, **fields())
 
 
@@ -330,7 +328,6 @@ def test_golden_that_is_a_pickle_is_refused_and_not_run(part: Path, tmp_path: Pa
     trap = Trap(tmp_path / "sprung")
     put_golden(part)
     (part / GOLDEN).write_bytes(pickle.dumps(trap))
-    (part / MANIFEST).unlink()
     write_manifest(part, **fields())
     bundle = open_bundle(part)
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -119,7 +120,7 @@ def test_a_live_line_counts_its_drops(bundle: Bundle) -> None:
     result = mapl_edge("run", bundle.path, "--source", "line:?fps=1000&parts=150&size=96")
 
     verdicts = [json.loads(line) for line in result.stdout.splitlines()]
-    dropped = int(result.stderr.split(";")[1].split()[0])
+    (dropped,) = map(int, re.findall(r"(\d+) frames dropped", result.stderr))
     assert len(verdicts) + dropped == 150
     assert verdicts[-1]["seq"] == 149
 
@@ -257,8 +258,8 @@ def test_a_full_disk_is_told_and_leaves_nothing_half_written(
         exported = one_line(mapl_edge("export", model_folder, "--out", disk / "part.mapl", code=8))
         assert "the disk is full" in exported
         assert list(disk.iterdir()) == []
-        ran = one_line(mapl_edge("run", bundle.path, "--source", "line:?size=64", "--out", disk / "v.jsonl", code=8))
-        assert "the disk is full" in ran
+        ran = mapl_edge("run", bundle.path, "--source", "line:?size=64", "--out", disk / "v.jsonl", code=8)
+        assert "the disk is full" in ran.stderr.splitlines()[-1]
         verdicts = [json.loads(line) for line in (disk / "v.jsonl").read_text().splitlines()]
         assert [v["seq"] for v in verdicts] == list(range(len(verdicts)))
         assert len(verdicts) > 50
@@ -293,3 +294,62 @@ def test_starting_a_run_loads_no_training_library(bundle: Bundle) -> None:
     result = subprocess.run([sys.executable, "-c", code, str(bundle.path)], capture_output=True, text=True, check=True)
 
     assert result.stderr.splitlines()[-1] == "[]"
+
+
+def test_a_station_goes_on_in_its_file_after_a_restart(bundle: Bundle, tmp_path: Path) -> None:
+    """A reboot must not stop the line; a line that a power cut left half-written is taken off. Paths are the file's."""
+    folder = tmp_path / "station"
+    folder.mkdir()
+    (folder / "station.yaml").write_text(
+        "bundle: ../part.mapl\ncamera: {source: 'line:?parts=2&size=96'}\nout: verdicts.jsonl\n"
+    )
+
+    mapl_edge("run", "--config", folder / "station.yaml")
+    with (folder / "verdicts.jsonl").open("a") as file:
+        file.write('{"seq": 2, "verd')
+    mapl_edge("run", "--config", folder / "station.yaml")
+
+    verdicts = [json.loads(line) for line in (folder / "verdicts.jsonl").read_text().splitlines()]
+    assert [v["seq"] for v in verdicts] == [0, 1, 0, 1]
+    assert len({v["run"] for v in verdicts}) == 2
+
+
+@pytest.mark.parametrize("redirect", ["> /dev/full", ">&-"], ids=["full", "closed"])
+@pytest.mark.parametrize("command", ["run {} --source line:?size=96", "inspect {} --json"], ids=["run", "inspect"])
+def test_an_unusable_stdout_is_one_line(bundle: Bundle, command: str, redirect: str) -> None:
+    """Machines read stdout; when they cannot, people must be told why."""
+    result = subprocess.run(
+        f"{COMMAND} {command.format(bundle.path)} {redirect}", shell=True, capture_output=True, text=True, timeout=60
+    )
+
+    assert result.returncode == 8
+    assert "OutputError: cannot write standard output" in result.stderr
+    assert "Traceback" not in result.stderr
+
+
+def test_a_manifest_with_other_values_does_not_open(bundle: Bundle) -> None:
+    """A size changed by hand would resize every part wrongly."""
+    path = bundle.path / "manifest.json"
+    assert '"seed": 3' in path.read_text()
+    path.write_text(path.read_text().replace('"seed": 3', '"seed": 4'))
+
+    assert "manifest.sha256 was changed" in one_line(mapl_edge("inspect", bundle.path, code=5))
+
+
+def test_a_full_disk_stops_training_with_one_line(line_data: Path, tmp_path: Path) -> None:
+    """The weights are written by our own hands, so the reason arrives."""
+    if os.geteuid() != 0:
+        pytest.skip("mounting a small disk needs root")
+    disk = tmp_path / "disk"
+    disk.mkdir()
+    mounted = subprocess.run(
+        ["mount", "-t", "tmpfs", "-o", "size=256k", "tmpfs", str(disk)], capture_output=True, check=False
+    )
+    if mounted.returncode != 0:
+        pytest.skip(f"cannot mount a small disk here: {mounted.stderr.decode().strip()}")
+    try:
+        result = mapl_edge("train", line_data, "--out", disk / "m", "--steps", 1, "--size", "64x64", code=8)
+        assert "the disk is full" in result.stderr.splitlines()[-1]
+        assert list(disk.iterdir()) == []
+    finally:
+        subprocess.run(["umount", str(disk)], check=True)

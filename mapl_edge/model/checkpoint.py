@@ -20,7 +20,7 @@ import numpy as np
 import torch
 from pydantic import BaseModel, ConfigDict
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load, save
 
 from mapl_edge.arrays import UInt8Array
 from mapl_edge.bundle import MODEL_JSON
@@ -73,7 +73,8 @@ class Checkpoint:
 
     def save(self, folder: Path) -> None:
         """Write the model folder's files into an existing folder."""
-        save_file({k: v.contiguous() for k, v in self.detector.state_dict().items()}, folder / "weights.safetensors")
+        weights = save({k: v.contiguous() for k, v in self.detector.state_dict().items()})
+        (folder / "weights.safetensors").write_bytes(weights)
         np.savez_compressed(folder / "pictures.npz", memory=self.memory_pictures, golden=self.golden_pictures)
         text = json.dumps(self.record.model_dump(mode="json"), indent=2, ensure_ascii=False)
         (folder / MODEL_JSON).write_text(text + "\n", encoding="utf-8")
@@ -96,10 +97,14 @@ def checkpoint_from_folder(folder: Path) -> Checkpoint:
             )
         record = TrainingRecord.model_validate(content)
         detector = empty_detector(record.config, record.memory_samples)
-        detector.load_state_dict(load_file(folder / "weights.safetensors"))
+        detector.load_state_dict(load((folder / "weights.safetensors").read_bytes()))
         with np.load(folder / "pictures.npz", allow_pickle=False) as arrays:
             return Checkpoint(detector.eval(), record, arrays["memory"], arrays["golden"])
-    except (OSError, ValueError, KeyError, AttributeError, RuntimeError, BadZipFile, SafetensorError) as exc:
+    except OSError as exc:
+        raise BundleError(
+            f"{folder}: {exc.filename} cannot be read ({exc.strerror}); check path and permissions, or train again"
+        ) from exc
+    except (ValueError, KeyError, AttributeError, RuntimeError, BadZipFile, SafetensorError) as exc:
         raise BundleError(f"{folder}: cannot be read ({str(exc).splitlines()[0]}); train again") from exc
 
 
