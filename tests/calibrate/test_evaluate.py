@@ -56,6 +56,17 @@ def test_a_perfect_model_scores_one_everywhere(data: Path) -> None:
     for name in ("image_auroc", "image_ap", "image_f1_max", "pixel_auroc", "pixel_ap", "aupro"):
         assert figures[name] == pytest.approx(1.0), name
     assert [p.outcome for p in result.pictures] == [Outcome.PASS] * 2 + [Outcome.FAIL] * 3
+    assert (result.n_false_rejects, result.n_missed) == (0, 0)
+
+
+def test_wrong_limits_are_counted_both_ways(data: Path) -> None:
+    """Good parts rejected and defects missed, at limits that are too low and too high."""
+    samples = labelled_samples(data)
+
+    low, high, none = (evaluate(samples, perfect, limits) for limits in (Limits(fail=0), Limits(fail=1), None))
+    assert (low.n_false_rejects, low.n_missed) == (2, 0)
+    assert (high.n_false_rejects, high.n_missed) == (0, 3)
+    assert (none.n_false_rejects, none.n_missed) == (0, 0)
 
 
 def test_pixel_metrics_leave_out_defects_without_a_mask(data: Path) -> None:

@@ -35,6 +35,16 @@ def test_a_folder_gives_every_picture_in_order(folder: Path) -> None:
     assert [int(s.image[0, 0, 0]) for s in shots if isinstance(s, Frame)] == [7, 5, 9]
 
 
+def test_a_dangling_link_is_a_blank(folder: Path) -> None:
+    """A picture that vanished must not vanish from the record too."""
+    (folder / "gone.png").symlink_to(folder / "nowhere.png")
+
+    last = list(source_from_uri(str(folder), ManualClock()).shots())[-1]
+
+    assert isinstance(last, Blank)
+    assert "cannot be read" in last.problem
+
+
 def test_a_single_picture_and_a_file_uri(folder: Path) -> None:
     """file: and a bare path are the same."""
     for uri in (str(folder / "a" / "colour.png"), f"file:{folder}/a/colour.png", f"file://{folder}/a/colour.png"):
@@ -54,6 +64,7 @@ def test_a_video_gives_every_frame_and_ends(tmp_path: Path) -> None:
     shots = list(source_from_uri(str(path), ManualClock()).shots())
 
     assert [shot.seq for shot in shots] == list(range(7))
+    assert shots[6].name == "parts.avi#6"
     means = [float(s.image.mean()) for s in shots if isinstance(s, Frame)]
     assert means == pytest.approx([30 * i for i in range(7)], abs=3)
 
@@ -89,6 +100,7 @@ def test_stamps_come_from_the_clock() -> None:
 @pytest.mark.parametrize(
     ("uri", "error", "says"),
     [
+        ("", CameraUnreachable, "the source is empty"),
         ("99", CameraUnreachable, "camera 99 cannot be opened"),
         ("/no/such/place", CameraUnreachable, "no such file or folder"),
         ("ftp://user:secret@host/x", CameraUnreachable, "scheme 'ftp' is not known"),
@@ -96,7 +108,7 @@ def test_stamps_come_from_the_clock() -> None:
         ("line:?parts=0&defects=2", ConfigError, "parts.*defects"),
         ("line:?pose=upside", ConfigError, "pose"),
     ],
-    ids=["no camera", "no file", "scheme", "line key", "line values", "line pose"],
+    ids=["nothing", "no camera", "no file", "scheme", "line key", "line values", "line pose"],
 )
 def test_a_wrong_uri_says_what_is_wrong(uri: str, error: type[MaplEdgeError], says: str) -> None:
     """At once, and never with the password."""
