@@ -8,8 +8,11 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Protocol
 
+from mapl_edge.errors import OutputError
 from mapl_edge.files import files_errors, write_stdout
 from mapl_edge.runtime.inspector import Inspection
+
+LONGEST_LINE = 1 << 16  # bytes; a verdict is far shorter, whatever its file name or error
 
 
 class Sink(Protocol):
@@ -41,12 +44,23 @@ class JsonLines:
         self._out, self._station = out, station
         with files_errors(out):
             out.parent.mkdir(parents=True, exist_ok=True)
-            self._file = out.open("r+b" if append and out.exists() else "xb", buffering=0)
-            self._file.seek(0, os.SEEK_END)
-            if self._file.tell():
-                whole = out.read_bytes().rfind(b"\n") + 1
-                self._file.truncate(whole)
-                self._file.seek(whole)
+            self._file = out.open("r+b" if append and out.exists() else "x+b", buffering=0)
+            self._take_off_half_a_line()
+
+    def _take_off_half_a_line(self) -> None:
+        """Leave the file at its end, behind a whole line; a file that is not ours is not touched."""
+        size = self._file.seek(0, os.SEEK_END)
+        start = max(0, size - LONGEST_LINE)
+        self._file.seek(start)
+        tail = self._file.read()
+        half = tail[tail.rfind(b"\n") + 1 :]
+        if not b'{"seq": '.startswith(half[:8]) or len(half) == LONGEST_LINE:
+            self._file.close()
+            raise OutputError(
+                f"{self._out} does not end in a line of verdicts, so it is not continued; name another out"
+            )
+        self._file.truncate(size - len(half))
+        self._file.seek(size - len(half))
 
     def emit(self, inspection: Inspection) -> None:
         """See `Sink`."""

@@ -49,6 +49,33 @@ def test_an_existing_file_is_not_touched(tmp_path: Path) -> None:
     assert out.read_text() == "mine"
 
 
+@pytest.mark.parametrize("half", [b"", b"{", b'{"seq": 12, "pict'], ids=["none", "a byte", "half"])
+def test_a_file_is_continued_behind_its_last_whole_line(tmp_path: Path, inspection: Inspection, half: bytes) -> None:
+    """A power cut may fall into any byte; a file of months is not read whole for it."""
+    out = tmp_path / "verdicts.jsonl"
+    whole = b'{"seq": 1, "picture": "x"}\n' * 10_000
+    out.write_bytes(whole + half)
+
+    sink = JsonLines(out, {}, append=True)
+    sink.emit(inspection)
+    sink.close()
+
+    assert out.read_bytes().startswith(whole)
+    assert json.loads(out.read_bytes()[len(whole) :])["seq"] == 0
+
+
+@pytest.mark.parametrize("content", [b"notes of somebody", b"x\nnotes", b"\0" * 100_000], ids=["text", "lines", "long"])
+def test_a_file_of_somebody_else_is_not_continued(tmp_path: Path, content: bytes) -> None:
+    """A wrong name in station.yaml must not cost them their last line."""
+    out = tmp_path / "verdicts.jsonl"
+    out.write_bytes(content)
+
+    with pytest.raises(OutputError, match="does not end in a line of verdicts"):
+        JsonLines(out, {}, append=True)
+
+    assert out.read_bytes() == content
+
+
 def test_a_full_device_is_one_clear_error(inspection: Inspection) -> None:
     """/dev/full answers every write as a full disk does."""
     if not Path("/dev/full").exists():
