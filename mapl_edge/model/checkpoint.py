@@ -28,7 +28,7 @@ from mapl_edge.config import TrainConfig
 from mapl_edge.engine import Reading
 from mapl_edge.errors import BundleError, ContractMismatch
 from mapl_edge.model.detector import Detector
-from mapl_edge.model.encoder import EfficientNetLite0
+from mapl_edge.model.encoder import empty_encoder
 
 MODEL_SCHEMA = 1
 
@@ -110,7 +110,7 @@ def checkpoint_from_folder(folder: Path) -> Checkpoint:
 
 def empty_detector(config: TrainConfig, samples: int) -> Detector:
     """A detector of the configured shape, without weights."""
-    return Detector(EfficientNetLite0(), config.contract.size_hw, samples, config.decoder_stride)
+    return Detector(empty_encoder("efficientnet_lite0"), config.contract.size_hw, samples, config.decoder_stride)
 
 
 class TorchEngine:

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from mapl_edge.model.decoder import MultiScaleFusion, UNetDecoder
-from mapl_edge.model.encoder import CHANNELS, STRIDES, EfficientNetLite0
+from mapl_edge.model.encoder import STRIDES, Encoder
 from mapl_edge.model.memory import ImageMemory
 
 # The raw score is the mean of the highest 25 of 256x256 map pixels: a 5x5 px defect must not be diluted.
@@ -27,15 +27,17 @@ class Detector(nn.Module):
         fusion, decoder: the trained parts.
     """
 
-    def __init__(self, encoder: EfficientNetLite0, size_hw: tuple[int, int], samples: int, decoder_stride: int) -> None:
+    def __init__(self, encoder: Encoder, size_hw: tuple[int, int], samples: int, decoder_stride: int) -> None:
         super().__init__()
         h, w = size_hw
         self.encoder = encoder
-        for level, c in enumerate(CHANNELS, start=1):
+        for level, c in enumerate(encoder.channels, start=1):
             self.register_buffer(f"scale{level}", torch.ones(c, 1, 1))
-        self.memory = ImageMemory(samples, [(c, h // s, w // s) for c, s in zip(CHANNELS, STRIDES, strict=True)])
-        self.fusion = MultiScaleFusion(CHANNELS)
-        self.decoder = UNetDecoder(CHANNELS, decoder_stride)
+        self.memory = ImageMemory(
+            samples, [(c, h // s, w // s) for c, s in zip(encoder.channels, STRIDES, strict=True)]
+        )
+        self.fusion = MultiScaleFusion(encoder.channels)
+        self.decoder = UNetDecoder(encoder.channels, decoder_stride)
         self.top_k = max(1, round(TOP_FRACTION * h * w))
 
     def forward(self, pictures: Tensor) -> tuple[Tensor, Tensor, Tensor]:

