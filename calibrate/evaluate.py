@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from mapl_edge.arrays import FloatArray, UInt8Array
+from mapl_edge.bootstrap import Interval, image_intervals, pixel_intervals
 from mapl_edge.calibration import Limits
 from mapl_edge.dataset import BadPictures, Sample
 from mapl_edge.engine import Reading
@@ -17,6 +18,8 @@ from mapl_edge.errors import BackendError
 from mapl_edge.judge import judge
 from mapl_edge.metrics import aupro, auroc, average_precision, f1_max
 from mapl_edge.verdict import Outcome
+
+FIGURES = ("image_auroc", "image_ap", "image_f1_max", "pixel_auroc", "pixel_ap", "aupro")
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,6 +37,9 @@ class Evaluation:
 
     Pixel metrics compare the model's map with the mask resized to it (nearest); defects without a mask are left out
     of them.
+
+    Attributes:
+        intervals: 95 % bootstrap interval of each metric that is a number (`mapl_edge.bootstrap`).
     """
 
     image_auroc: float
@@ -42,6 +48,7 @@ class Evaluation:
     pixel_auroc: float
     pixel_ap: float
     aupro: float
+    intervals: dict[str, Interval]
     n_good: int
     n_bad: int
     n_skipped: int
@@ -59,10 +66,10 @@ class Evaluation:
 
     def as_json(self) -> dict[str, Any]:
         """Plain values for `--json`; NaN becomes null."""
-        names = ("image_auroc", "image_ap", "image_f1_max", "pixel_auroc", "pixel_ap", "aupro")
-        figures = {name: getattr(self, name) for name in names}
+        figures = {name: getattr(self, name) for name in FIGURES}
         return {
             **{name: None if math.isnan(value) else value for name, value in figures.items()},
+            "intervals": {name: list(self.intervals[name]) if name in self.intervals else None for name in FIGURES},
             "n_good": self.n_good,
             "n_bad": self.n_bad,
             "n_skipped": self.n_skipped,
@@ -96,6 +103,7 @@ def evaluate(
     """
     bad = bad or BadPictures()
     results: list[ScoredPicture] = []
+    drawn: list[bool] = []
     masks: list[UInt8Array] = []
     maps: list[FloatArray] = []
     for done, (sample, image) in enumerate(bad.read(samples), start=1):
@@ -106,6 +114,7 @@ def evaluate(
         height, width = reading.map.shape
         mask = sample.mask((height, width))
         if mask is not None:
+            drawn.append(not sample.is_good)
             masks.append(mask)
             maps.append(reading.map)
         progress("evaluating", done, len(samples))
@@ -121,6 +130,7 @@ def evaluate(
         pixel_auroc=auroc(pixels, values) if has_masks else nan,
         pixel_ap=average_precision(pixels, values) if has_masks else nan,
         aupro=aupro(masks, maps) if has_masks else nan,
+        intervals=image_intervals(positive, scores) | (pixel_intervals(drawn, masks, maps) if has_masks else {}),
         n_good=int((~positive).sum()),
         n_bad=int(positive.sum()),
         n_skipped=len(bad.errors),

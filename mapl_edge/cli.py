@@ -177,9 +177,11 @@ def evaluate(
         engine.close()
     _tell_skipped(bad.errors)
     figures = result.as_json()
-    table = Table("metric", "value", title=f"{model} on {data} ({result.n_good} good, {result.n_bad} defective)")
-    for name in ("image_auroc", "image_ap", "image_f1_max", "pixel_auroc", "pixel_ap", "aupro"):
-        table.add_row(name, "-" if figures[name] is None else f"{figures[name]:.4f}")
+    table = Table(
+        "metric", "value (95 % interval)", title=f"{model} on {data} ({result.n_good} good, {result.n_bad} defective)"
+    )
+    for name, interval in figures["intervals"].items():
+        table.add_row(name, "{:.4f} ({:.3f} - {:.3f})".format(figures[name], *interval) if interval else "-")
     if limits is not None:
         table.add_row("good parts rejected", f"{result.n_false_rejects} of {result.n_good}")
         table.add_row("defects missed", f"{result.n_missed} of {result.n_bad}")

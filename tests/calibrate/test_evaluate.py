@@ -59,6 +59,22 @@ def test_a_perfect_model_scores_one_everywhere(data: Path) -> None:
     assert (result.n_false_rejects, result.n_missed) == (0, 0)
 
 
+def test_every_metric_has_its_interval(data: Path) -> None:
+    """Also where only defects with a mask count: those are drawn among themselves."""
+    rng = np.random.default_rng(0)
+
+    def noisy(image: UInt8Array) -> Reading:
+        anomaly_map = (image[:, :, 0] / 255 + rng.normal(0, 0.4, image.shape[:2])).astype(np.float32)
+        return Reading(float(anomaly_map.max() + rng.normal()), anomaly_map, 0)
+
+    figures = evaluate(labelled_samples(data), noisy).as_json()
+
+    for name in ("image_auroc", "image_ap", "image_f1_max", "pixel_auroc", "pixel_ap", "aupro"):
+        low, high = figures["intervals"][name]
+        assert 0 <= low <= figures[name] + 1e-3, name
+        assert figures[name] - 1e-3 <= high <= 1, name
+
+
 def test_wrong_limits_are_counted_both_ways(data: Path) -> None:
     """Good parts rejected and defects missed, at limits that are too low and too high."""
     samples = labelled_samples(data)
@@ -97,6 +113,9 @@ def test_without_any_mask_pixel_metrics_are_null(data: Path) -> None:
     figures = evaluate(labelled_samples(data), perfect).as_json()
 
     assert (figures["pixel_auroc"], figures["pixel_ap"], figures["aupro"]) == (None, None, None)
+    assert [name for name, interval in figures["intervals"].items() if interval is None] == [
+        "pixel_auroc", "pixel_ap", "aupro",
+    ]  # fmt: skip
     assert figures["image_auroc"] == 1.0
 
 
