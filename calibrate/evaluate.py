@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any
 
 import numpy as np
@@ -15,6 +15,7 @@ from mapl_edge.calibration import Limits
 from mapl_edge.dataset import BadPictures, Sample
 from mapl_edge.engine import Reading
 from mapl_edge.errors import BackendError
+from mapl_edge.interference import Interference
 from mapl_edge.judge import judge
 from mapl_edge.metrics import aupro, auroc, average_precision, f1_max
 from mapl_edge.verdict import Outcome
@@ -40,6 +41,7 @@ class Evaluation:
 
     Attributes:
         intervals: 95 % bootstrap interval of each metric that is a number (`mapl_edge.bootstrap`).
+        interference: what the pictures were disturbed with; None: nothing.
     """
 
     image_auroc: float
@@ -52,6 +54,7 @@ class Evaluation:
     n_good: int
     n_bad: int
     n_skipped: int
+    interference: Interference | None
     pictures: tuple[ScoredPicture, ...]
 
     @property
@@ -73,6 +76,7 @@ class Evaluation:
             "n_good": self.n_good,
             "n_bad": self.n_bad,
             "n_skipped": self.n_skipped,
+            "interference": asdict(self.interference) if self.interference else None,
             "pictures": [
                 {
                     "picture": p.sample.name,
@@ -91,6 +95,7 @@ def evaluate(
     limits: Limits | None = None,
     bad: BadPictures | None = None,
     progress: Callable[[str, int, int], None] = lambda what, done, total: None,
+    interference: Interference | None = None,
 ) -> Evaluation:
     """Score labelled pictures and measure.
 
@@ -100,14 +105,16 @@ def evaluate(
         limits: to say verdicts too; None: scores only.
         bad: what to do with unusable pictures.
         progress: called as progress(what, done, total).
+        interference: to disturb each camera picture with, by its place in `samples`.
     """
     bad = bad or BadPictures()
     results: list[ScoredPicture] = []
     drawn: list[bool] = []
     masks: list[UInt8Array] = []
     maps: list[FloatArray] = []
+    place = {sample: i for i, sample in enumerate(samples)}  # a skipped picture must not change the others' noise
     for done, (sample, image) in enumerate(bad.read(samples), start=1):
-        reading = look(image)
+        reading = look(interference.apply(image, place[sample]) if interference else image)
         if not math.isfinite(reading.score):
             raise BackendError(f"{sample.path}: the model gave a score of {reading.score}; train or export again")
         results.append(ScoredPicture(sample, reading.score, judge(reading, limits) if limits else None))
@@ -134,5 +141,6 @@ def evaluate(
         n_good=int((~positive).sum()),
         n_bad=int(positive.sum()),
         n_skipped=len(bad.errors),
+        interference=interference,
         pictures=tuple(results),
     )

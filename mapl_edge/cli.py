@@ -159,12 +159,14 @@ def evaluate(
     model: Annotated[Path, typer.Argument(help="Bundle or model folder.")],
     data: Annotated[Path, typer.Argument(help="Data set with test/good, test/<defect> and ground_truth.")],
     threads: Annotated[int, typer.Option(help="Threads for the engine; 0: all cores.", min=0, max=MAX_THREADS)] = 0,
+    interference: Annotated[bool, typer.Option("--interference", help="Add noise and contrast changes first.")] = False,
     skip_bad: SkipBad = False,
     as_json: JsonFlag = False,
 ) -> None:
     """Measure on labelled parts: AUROC, AP, F1-max, AUPRO, and verdicts where there is a limit."""
     from mapl_edge.calibrate import evaluate as evaluate_model
     from mapl_edge.dataset import BadPictures, labelled_samples
+    from mapl_edge.interference import Interference
     from mapl_edge.runtime.inspector import look
 
     samples = labelled_samples(data)
@@ -172,7 +174,8 @@ def evaluate(
     engine, contract, limits = _engine_of(model, threads)
     try:
         with _bars() as progress:
-            result = evaluate_model(samples, partial(look, engine, contract), limits, bad, progress)
+            disturb = Interference() if interference else None
+            result = evaluate_model(samples, partial(look, engine, contract), limits, bad, progress, disturb)
     finally:
         engine.close()
     _tell_skipped(bad.errors)

@@ -13,6 +13,7 @@ from mapl_edge.calibration import Limits
 from mapl_edge.dataset import BadPictures, labelled_samples
 from mapl_edge.engine import Reading
 from mapl_edge.errors import BackendError
+from mapl_edge.interference import Interference
 from mapl_edge.verdict import Outcome
 
 
@@ -123,6 +124,28 @@ def test_a_model_that_answers_nan_is_refused(data: Path) -> None:
     """AUROC of NaN would be some number."""
     with pytest.raises(BackendError, match="nan"):
         evaluate(labelled_samples(data), lambda image: Reading(float("nan"), image[:, :, 0].astype(np.float32), 0))
+
+
+def test_interference_reaches_the_model_and_is_told(data: Path) -> None:
+    """Each picture gets the noise of its place in the list, also when one before it is skipped."""
+    disturb = Interference(seed=5)
+    seen: dict[bytes, int] = {}
+
+    def look(image: UInt8Array) -> Reading:
+        seen[image.tobytes()] = len(seen)
+        return perfect(image)
+
+    whole = evaluate(labelled_samples(data), look, interference=disturb)
+    clean = evaluate(labelled_samples(data), perfect)
+    expected = [disturb.apply(image, i) for i, (_, image) in enumerate(BadPictures().read(labelled_samples(data)))]
+    assert list(seen) == [image.tobytes() for image in expected]
+
+    (data / "test" / "good" / "0.png").write_bytes(b"x")
+    rest = evaluate(labelled_samples(data), look, bad=BadPictures(skip=True), interference=disturb)
+
+    assert [p.score for p in rest.pictures] == [p.score for p in whole.pictures[1:]]
+    assert whole.as_json()["interference"] == {"noise_sigma": 10.0, "contrast": (0.8, 1.2), "seed": 5}
+    assert clean.as_json()["interference"] is None
 
 
 def test_bad_pictures_can_be_skipped_and_are_counted(data: Path) -> None:
