@@ -47,7 +47,9 @@ CONDITIONS = ("clean", "interference")
 Results = Mapping[tuple[str, str], Mapping[str, Any]]
 """What bench/contenders.py wrote, by (set, contender)."""
 
-console = Console(stderr=True, highlight=False)
+WIDTH = 150  # of the table where there is no terminal to fit into
+
+console = Console(stderr=True, highlight=False, width=None if sys.stderr.isatty() else WIDTH)
 
 
 def main() -> None:
@@ -153,7 +155,7 @@ def table_of(summary: Mapping[str, Any]) -> Table:
     machine = summary["machine"]
     table = Table(title=f"accuracy on {machine['processor']}, {machine['cores']} cores; 95 % intervals in brackets")
     for heading in ("set", "contender"):
-        table.add_column(heading)
+        table.add_column(heading, no_wrap=True)
     for heading in ("image AUROC", "pixel AUROC", "pixel AP", "AUPRO", "fit s", "p50 ms", "MB", "RSS MB"):
         table.add_column(heading, justify="right")
     last = None
@@ -176,7 +178,7 @@ def table_of(summary: Mapping[str, Any]) -> Table:
         )
     table.add_section()
     for mean in summary["means"]:
-        shown = _told(f"mean of {mean['sets']} real sets", mean["condition"])
+        shown = _told(f"mean of {mean['sets']} real", mean["condition"])
         table.add_row(shown, mean["contender"], *(_figure(mean[figure]) for figure in FIGURES))
     for mean in summary["means"]:
         if "difference" in mean:

@@ -180,9 +180,9 @@ def evaluate(
         engine.close()
     _tell_skipped(bad.errors)
     figures = result.as_json()
-    table = Table(
-        "metric", "value (95 % interval)", title=f"{model} on {data} ({result.n_good} good, {result.n_bad} defective)"
-    )
+    under = " under interference" if interference else ""
+    title = f"{model} on {data}{under} ({result.n_good} good, {result.n_bad} defective)"
+    table = Table("metric", "value (95 % interval)", title=title)
     for name, interval in figures["intervals"].items():
         table.add_row(name, "{:.4f} ({:.3f} - {:.3f})".format(figures[name], *interval) if interval else "-")
     if limits is not None:
