@@ -4,19 +4,23 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any
 
 import numpy as np
 
 from mapl_edge.arrays import FloatArray, UInt8Array
+from mapl_edge.bootstrap import Interval, image_intervals, pixel_intervals
 from mapl_edge.calibration import Limits
 from mapl_edge.dataset import BadPictures, Sample
 from mapl_edge.engine import Reading
 from mapl_edge.errors import BackendError
+from mapl_edge.interference import Interference
 from mapl_edge.judge import judge
 from mapl_edge.metrics import aupro, auroc, average_precision, f1_max
 from mapl_edge.verdict import Outcome
+
+FIGURES = ("image_auroc", "image_ap", "image_f1_max", "pixel_auroc", "pixel_ap", "aupro")
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,6 +38,10 @@ class Evaluation:
 
     Pixel metrics compare the model's map with the mask resized to it (nearest); defects without a mask are left out
     of them.
+
+    Attributes:
+        intervals: 95 % bootstrap interval of each metric that is a number (`mapl_edge.bootstrap`).
+        interference: what the pictures were disturbed with; None: nothing.
     """
 
     image_auroc: float
@@ -42,9 +50,11 @@ class Evaluation:
     pixel_auroc: float
     pixel_ap: float
     aupro: float
+    intervals: dict[str, Interval]
     n_good: int
     n_bad: int
     n_skipped: int
+    interference: Interference | None
     pictures: tuple[ScoredPicture, ...]
 
     @property
@@ -59,13 +69,14 @@ class Evaluation:
 
     def as_json(self) -> dict[str, Any]:
         """Plain values for `--json`; NaN becomes null."""
-        names = ("image_auroc", "image_ap", "image_f1_max", "pixel_auroc", "pixel_ap", "aupro")
-        figures = {name: getattr(self, name) for name in names}
+        figures = {name: getattr(self, name) for name in FIGURES}
         return {
             **{name: None if math.isnan(value) else value for name, value in figures.items()},
+            "intervals": {name: list(self.intervals[name]) if name in self.intervals else None for name in FIGURES},
             "n_good": self.n_good,
             "n_bad": self.n_bad,
             "n_skipped": self.n_skipped,
+            "interference": asdict(self.interference) if self.interference else None,
             "pictures": [
                 {
                     "picture": p.sample.name,
@@ -84,6 +95,7 @@ def evaluate(
     limits: Limits | None = None,
     bad: BadPictures | None = None,
     progress: Callable[[str, int, int], None] = lambda what, done, total: None,
+    interference: Interference | None = None,
 ) -> Evaluation:
     """Score labelled pictures and measure.
 
@@ -93,19 +105,23 @@ def evaluate(
         limits: to say verdicts too; None: scores only.
         bad: what to do with unusable pictures.
         progress: called as progress(what, done, total).
+        interference: to disturb each camera picture with, by its place in `samples`.
     """
     bad = bad or BadPictures()
     results: list[ScoredPicture] = []
+    drawn: list[bool] = []
     masks: list[UInt8Array] = []
     maps: list[FloatArray] = []
+    place = {sample: i for i, sample in enumerate(samples)}  # a skipped picture must not change the others' noise
     for done, (sample, image) in enumerate(bad.read(samples), start=1):
-        reading = look(image)
+        reading = look(interference.apply(image, place[sample]) if interference else image)
         if not math.isfinite(reading.score):
             raise BackendError(f"{sample.path}: the model gave a score of {reading.score}; train or export again")
         results.append(ScoredPicture(sample, reading.score, judge(reading, limits) if limits else None))
         height, width = reading.map.shape
         mask = sample.mask((height, width))
         if mask is not None:
+            drawn.append(not sample.is_good)
             masks.append(mask)
             maps.append(reading.map)
         progress("evaluating", done, len(samples))
@@ -121,8 +137,10 @@ def evaluate(
         pixel_auroc=auroc(pixels, values) if has_masks else nan,
         pixel_ap=average_precision(pixels, values) if has_masks else nan,
         aupro=aupro(masks, maps) if has_masks else nan,
+        intervals=image_intervals(positive, scores) | (pixel_intervals(drawn, masks, maps) if has_masks else {}),
         n_good=int((~positive).sum()),
         n_bad=int(positive.sum()),
         n_skipped=len(bad.errors),
+        interference=interference,
         pictures=tuple(results),
     )

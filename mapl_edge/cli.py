@@ -159,12 +159,14 @@ def evaluate(
     model: Annotated[Path, typer.Argument(help="Bundle or model folder.")],
     data: Annotated[Path, typer.Argument(help="Data set with test/good, test/<defect> and ground_truth.")],
     threads: Annotated[int, typer.Option(help="Threads for the engine; 0: all cores.", min=0, max=MAX_THREADS)] = 0,
+    interference: Annotated[bool, typer.Option("--interference", help="Add noise and contrast changes first.")] = False,
     skip_bad: SkipBad = False,
     as_json: JsonFlag = False,
 ) -> None:
     """Measure on labelled parts: AUROC, AP, F1-max, AUPRO, and verdicts where there is a limit."""
     from mapl_edge.calibrate import evaluate as evaluate_model
     from mapl_edge.dataset import BadPictures, labelled_samples
+    from mapl_edge.interference import Interference
     from mapl_edge.runtime.inspector import look
 
     samples = labelled_samples(data)
@@ -172,14 +174,17 @@ def evaluate(
     engine, contract, limits = _engine_of(model, threads)
     try:
         with _bars() as progress:
-            result = evaluate_model(samples, partial(look, engine, contract), limits, bad, progress)
+            disturb = Interference() if interference else None
+            result = evaluate_model(samples, partial(look, engine, contract), limits, bad, progress, disturb)
     finally:
         engine.close()
     _tell_skipped(bad.errors)
     figures = result.as_json()
-    table = Table("metric", "value", title=f"{model} on {data} ({result.n_good} good, {result.n_bad} defective)")
-    for name in ("image_auroc", "image_ap", "image_f1_max", "pixel_auroc", "pixel_ap", "aupro"):
-        table.add_row(name, "-" if figures[name] is None else f"{figures[name]:.4f}")
+    under = " under interference" if interference else ""
+    title = f"{model} on {data}{under} ({result.n_good} good, {result.n_bad} defective)"
+    table = Table("metric", "value (95 % interval)", title=title)
+    for name, interval in figures["intervals"].items():
+        table.add_row(name, "{:.4f} ({:.3f} - {:.3f})".format(figures[name], *interval) if interval else "-")
     if limits is not None:
         table.add_row("good parts rejected", f"{result.n_false_rejects} of {result.n_good}")
         table.add_row("defects missed", f"{result.n_missed} of {result.n_bad}")

@@ -10,6 +10,8 @@ import numpy.typing as npt
 
 from mapl_edge.arrays import BoolArray, Float64Array, FloatArray, UInt8Array
 
+MAX_FPR = 0.3  # where AUPRO ends (MVTec AD, §4.2)
+
 
 def auroc(positive: npt.ArrayLike, scores: npt.ArrayLike) -> float:
     """Area under the receiver operating characteristic; ties count half. NaN unless both classes are there."""
@@ -39,7 +41,7 @@ def f1_max(positive: npt.ArrayLike, scores: npt.ArrayLike) -> float:
     return float(np.max(2 * tp[1:] / (tp[1:] + fp[1:] + tp[-1])))
 
 
-def aupro(masks: Sequence[UInt8Array], maps: Sequence[FloatArray], max_fpr: float = 0.3) -> float:
+def aupro(masks: Sequence[UInt8Array], maps: Sequence[FloatArray], max_fpr: float = MAX_FPR) -> float:
     """Area under the per-region overlap curve up to a false positive rate, divided by it (MVTec AD, §4.2).
 
     The curve of mean overlap per region against false positive rate is a ROC curve in which every pixel of a region
@@ -57,12 +59,9 @@ def aupro(masks: Sequence[UInt8Array], maps: Sequence[FloatArray], max_fpr: floa
         raise ValueError(f"masks and maps must have the same shapes, got {len(masks)} masks and {len(maps)} maps")
     weights, n_regions = [], 0
     for mask in masks:
-        count, labels = cv2.connectedComponents(mask, connectivity=8)
-        n_regions += count - 1
-        sizes = np.maximum(np.bincount(labels.ravel(), minlength=count), 1)
-        weight = 1.0 / sizes
-        weight[0] = 0.0
-        weights.append(weight[labels.ravel()])
+        weight, count = region_weights(mask)
+        n_regions += count
+        weights.append(weight.ravel())
     y = np.concatenate([mask.ravel() for mask in masks]) > 0
     s = np.concatenate([m.ravel() for m in maps])
     if np.isnan(s).any():
@@ -76,6 +75,14 @@ def aupro(masks: Sequence[UInt8Array], maps: Sequence[FloatArray], max_fpr: floa
     if x[-1] < max_fpr:
         x, z = np.append(x, max_fpr), np.append(z, np.interp(max_fpr, fpr, pro))
     return _area(x, z) / max_fpr
+
+
+def region_weights(mask: UInt8Array) -> tuple[Float64Array, int]:
+    """One over the size of the 8-connected region that a pixel is in, 0 outside, (H, W); and how many regions."""
+    count, labels = cv2.connectedComponents(mask, connectivity=8)
+    weight = 1.0 / np.maximum(np.bincount(labels.ravel(), minlength=count), 1)
+    weight[0] = 0.0
+    return weight[labels], count - 1
 
 
 def _flat(positive: npt.ArrayLike, scores: npt.ArrayLike) -> tuple[BoolArray, Float64Array]:

@@ -70,6 +70,20 @@ def test_the_whole_way_by_the_machine_contract(line_data: Path, calibration_data
         assert verdict["bundle"] == exported["digest"]
 
 
+def test_evaluate_tells_intervals_and_measures_under_interference(bundle: Bundle, line_data: Path) -> None:
+    """The table shows each metric with its interval; disturbed pictures get other scores, and the settings are told."""
+    clean = mapl_edge("evaluate", bundle.path, line_data, "--json")
+    disturbed = mapl_edge("evaluate", bundle.path, line_data, "--interference", "--json")
+
+    figures, others = (json.loads(result.stdout) for result in (clean, disturbed))
+    assert figures["interference"] is None
+    assert others["interference"] == {"noise_sigma": 10.0, "contrast": [0.8, 1.2], "seed": 0}
+    assert [p["score"] for p in figures["pictures"]] != [p["score"] for p in others["pictures"]]
+    low, high = figures["intervals"]["image_auroc"]
+    assert f"{figures['image_auroc']:.4f} ({low:.3f} - {high:.3f})" in clean.stderr
+    assert "under interference" in " ".join(disturbed.stderr.split())
+
+
 def test_verdicts_go_to_stdout_without_out(bundle: Bundle) -> None:
     """Words for people stay on stderr, so a pipe gets JSON alone."""
     result = mapl_edge("run", bundle.path, "--source", "line:?size=96", "--max-frames", 3)

@@ -13,6 +13,7 @@ from mapl_edge.calibration import Limits
 from mapl_edge.dataset import BadPictures, labelled_samples
 from mapl_edge.engine import Reading
 from mapl_edge.errors import BackendError
+from mapl_edge.interference import Interference
 from mapl_edge.verdict import Outcome
 
 
@@ -59,6 +60,22 @@ def test_a_perfect_model_scores_one_everywhere(data: Path) -> None:
     assert (result.n_false_rejects, result.n_missed) == (0, 0)
 
 
+def test_every_metric_has_its_interval(data: Path) -> None:
+    """Also where only defects with a mask count: those are drawn among themselves."""
+    rng = np.random.default_rng(0)
+
+    def noisy(image: UInt8Array) -> Reading:
+        anomaly_map = (image[:, :, 0] / 255 + rng.normal(0, 0.4, image.shape[:2])).astype(np.float32)
+        return Reading(float(anomaly_map.max() + rng.normal()), anomaly_map, 0)
+
+    figures = evaluate(labelled_samples(data), noisy).as_json()
+
+    for name in ("image_auroc", "image_ap", "image_f1_max", "pixel_auroc", "pixel_ap", "aupro"):
+        low, high = figures["intervals"][name]
+        assert 0 <= low <= figures[name] + 1e-3, name
+        assert figures[name] - 1e-3 <= high <= 1, name
+
+
 def test_wrong_limits_are_counted_both_ways(data: Path) -> None:
     """Good parts rejected and defects missed, at limits that are too low and too high."""
     samples = labelled_samples(data)
@@ -97,6 +114,9 @@ def test_without_any_mask_pixel_metrics_are_null(data: Path) -> None:
     figures = evaluate(labelled_samples(data), perfect).as_json()
 
     assert (figures["pixel_auroc"], figures["pixel_ap"], figures["aupro"]) == (None, None, None)
+    assert [name for name, interval in figures["intervals"].items() if interval is None] == [
+        "pixel_auroc", "pixel_ap", "aupro",
+    ]  # fmt: skip
     assert figures["image_auroc"] == 1.0
 
 
@@ -104,6 +124,28 @@ def test_a_model_that_answers_nan_is_refused(data: Path) -> None:
     """AUROC of NaN would be some number."""
     with pytest.raises(BackendError, match="nan"):
         evaluate(labelled_samples(data), lambda image: Reading(float("nan"), image[:, :, 0].astype(np.float32), 0))
+
+
+def test_interference_reaches_the_model_and_is_told(data: Path) -> None:
+    """Each picture gets the noise of its place in the list, also when one before it is skipped."""
+    disturb = Interference(seed=5)
+    seen: dict[bytes, int] = {}
+
+    def look(image: UInt8Array) -> Reading:
+        seen[image.tobytes()] = len(seen)
+        return perfect(image)
+
+    whole = evaluate(labelled_samples(data), look, interference=disturb)
+    clean = evaluate(labelled_samples(data), perfect)
+    expected = [disturb.apply(image, i) for i, (_, image) in enumerate(BadPictures().read(labelled_samples(data)))]
+    assert list(seen) == [image.tobytes() for image in expected]
+
+    (data / "test" / "good" / "0.png").write_bytes(b"x")
+    rest = evaluate(labelled_samples(data), look, bad=BadPictures(skip=True), interference=disturb)
+
+    assert [p.score for p in rest.pictures] == [p.score for p in whole.pictures[1:]]
+    assert whole.as_json()["interference"] == {"noise_sigma": 10.0, "contrast": (0.8, 1.2), "seed": 5}
+    assert clean.as_json()["interference"] is None
 
 
 def test_bad_pictures_can_be_skipped_and_are_counted(data: Path) -> None:
