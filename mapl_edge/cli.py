@@ -172,7 +172,7 @@ def evaluate(
     engine, contract, limits = _engine_of(model, threads)
     try:
         with _bars() as progress:
-            result = evaluate_model(samples, partial(look, engine, contract), limits, bad, progress)
+            result = evaluate_model(samples, partial(look, engine, contract), contract, limits, bad, progress)
     finally:
         engine.close()
     _tell_skipped(bad.errors)
