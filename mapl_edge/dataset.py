@@ -1,12 +1,13 @@
 """Dataset: folders of pictures, labelled by where they lie.
 
 Two layouts are understood. A plain folder holds pictures of good parts. The MVTec layout has `train/good`,
-`test/good`, `test/<defect>` and `ground_truth/<defect>/<name>_mask.png`.
+`test/good`, `test/<defect>` and `ground_truth/<defect>/<name>_mask.png`; a few real defects may be in `train/<defect>`.
 Everything is sorted, so that a seed means the same everywhere; labels are folder names, never substrings.
 """
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -17,6 +18,8 @@ import numpy as np
 from mapl_edge.arrays import UInt8Array
 from mapl_edge.errors import DataError, PictureError
 from mapl_edge.picture import PICTURE_SUFFIXES, picture_from_file
+
+logger = logging.getLogger(__name__)
 
 GOOD = "good"
 MAX_SHAPE_DIFFERENCE = 0.02  # of a mask's ratio of sides from its picture's; rounding needs some
@@ -143,6 +146,45 @@ def labelled_samples(data: Path) -> list[Sample]:
             f"{test}: found {n_good} good and {len(samples) - n_good} defective pictures, expected both; "
             "add pictures to test/good and test/<defect>"
         )
+    return samples
+
+
+def defect_samples(data: Path) -> list[Sample]:
+    """The few real defects to train with: `data/train/<defect>`, every folder there but `good`, sorted.
+
+    A picture's mask is looked for in `data/ground_truth/train/<defect>`, as `<name>_mask.png` or `<name>.png`. Only
+    where no picture in `data/test/<defect>` has the same name it may also lie in `data/ground_truth/<defect>`; else
+    that mask belongs to the test's picture, and the sample has none.
+
+    Returns:
+        The samples; none where `data/train` is missing (a plain folder) or holds nothing but `good`.
+
+    Raises:
+        DataError: `data` is no folder.
+    """
+    check_folder(data)
+    train = data / "train"
+    samples: list[Sample] = []
+    for folder in _label_folders(train) if train.is_dir() else ():
+        if folder.name == GOOD:
+            continue
+        test = data / "test" / folder.name
+        tested = {path.stem for path in picture_paths(test)} if test.is_dir() else set()
+        n_ambiguous = 0
+        for path in picture_paths(folder):
+            mask = _mask_in(data / "ground_truth" / "train" / folder.name, path)
+            shared = _mask_in(data / "ground_truth" / folder.name, path) if mask is None else None
+            if shared is not None and path.stem in tested:
+                n_ambiguous += 1
+            else:
+                mask = mask or shared
+            samples.append(Sample(path, folder.name, mask, data))
+        if n_ambiguous:
+            logger.warning(
+                "%s: %d pictures are used without a mask, since test/%s has pictures of the same names; "
+                "put their masks into ground_truth/train/%s",
+                *(folder, n_ambiguous, folder.name, folder.name),
+            )
     return samples
 
 
