@@ -197,6 +197,13 @@ def test_partial_matching_finds_the_known_class() -> None:
     assert (simulated > above).sum() == pytest.approx(50, abs=3)
 
 
+def test_of_equal_distances_the_least_threshold_counts() -> None:
+    """{0, 0, 0} and {0, 0, 0, 2, 2, 2} are both one away from {1}: the choice must not depend on the order."""
+    simulated = np.array([5.0, 2.0, 0.0, 2.0, 0.0, 2.0, 0.0])
+
+    assert partial_matching(np.array([1.0]), simulated, "below") == 2.0
+
+
 k_scores = st.tuples(st.integers(1, 30), st.integers(1, 4)).flatmap(
     lambda mk: st.tuples(
         arrays(np.float64, mk, elements=st.floats(-10, 10)),
@@ -218,6 +225,13 @@ def test_higher_scores_never_lower_a_label(case: tuple[np.ndarray, np.ndarray, n
     after = labels_from_scores(scores + rise, eta_p, eta_n).tolist()
 
     assert all(rank[a] <= rank[b] for a, b in zip(before, after, strict=True))
+
+
+def test_a_score_on_the_threshold_is_no_vote() -> None:
+    """Eq. 3 and 4 say > and <; the thresholds are scores of samples, so this is no rare case."""
+    labels = labels_from_scores(np.array([[3.0], [1.0], [3.5], [0.5]]), np.array([3.0]), np.array([1.0]))
+
+    assert labels.tolist() == [-1, -1, 1, 0]
 
 
 def test_votes_for_both_labels_are_no_consensus() -> None:

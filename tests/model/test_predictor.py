@@ -48,7 +48,7 @@ def test_a_defect_of_one_place_is_seen() -> None:
 
     means, maxima = (after - before)[0, :4].abs(), (after - before)[0, 4:8].abs()
     assert float(maxima.max()) > 50 * float(means.max()) > 0
-    assert float((q(after) - q(before)).abs()) > 1e-3
+    assert (q(after) - q(before)).abs().item() > 1e-3
 
 
 def test_gradient_reaches_the_features() -> None:
