@@ -19,7 +19,7 @@ from mapl_edge.errors import DataError
 logger = logging.getLogger(__name__)
 
 ANOMALOUS, NORMAL, UNKNOWN = 1, 0, -1
-MAX_DIMS = 8  # directions that a classifier keeps of some hundred features; 16 told no better
+MAX_DIMS = 8  # directions that a classifier keeps of some hundred features
 SCALE_FLOOR = 0.1  # least deviation of a feature, as a share of its deviation with the simulated anomalies
 REG_COVAR = 0.1  # in units of the normals' own variance: keeps the mixture stable on a handful of pictures
 MIN_MATCHED, MIN_MATCHED_SHARE = 3, 0.05  # a subset that is matched must be a distribution, not a point
@@ -174,7 +174,7 @@ class OneClassClassifier:
         starts = [(part - centre) @ basis for part in (normal, subset)]
         mixture = GaussianMixture(
             n_components=2,
-            covariance_type="diag",  # a full one needs some fifty samples per component
+            covariance_type="diag",  # a full one has 44 numbers to fit per component, more than there may be samples
             reg_covar=REG_COVAR,
             max_iter=200,
             weights_init=[len(part) / len(union) for part in starts],
