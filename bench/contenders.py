@@ -28,13 +28,14 @@ from mapl_edge.arrays import UInt8Array
 from mapl_edge.bundle import open_bundle
 from mapl_edge.calibrate import evaluate
 from mapl_edge.config import TrainConfig
+from mapl_edge.contract import InputContract
 from mapl_edge.dataset import BadPictures, Sample, good_samples, labelled_samples
 from mapl_edge.engine import Reading
 from mapl_edge.errors import MaplEdgeError
 from mapl_edge.export import bundle_from_checkpoint
 from mapl_edge.files import new_file
 from mapl_edge.interference import Interference
-from mapl_edge.model.encoder import pretrained_efficientnet_lite0
+from mapl_edge.model.encoder import pretrained_encoder
 from mapl_edge.model.frozen import frozen
 from mapl_edge.model.train import peak_rss_mb, split_of, train
 from mapl_edge.prepare import prepare
@@ -73,6 +74,11 @@ class Contender(Protocol):
     """A way to tell good parts from bad."""
 
     @property
+    def contract(self) -> InputContract:
+        """How its pictures are prepared; known after `fit`."""
+        ...
+
+    @property
     def size_bytes(self) -> int:
         """What an inspection needs to load: encoder, bank, head."""
         ...
@@ -91,6 +97,7 @@ class Mapl:
 
     def __init__(self, config: TrainConfig) -> None:
         self._config = config
+        self.contract = config.contract
 
     def fit(self, samples: Sequence[Sample]) -> None:
         """See `Contender`."""
@@ -103,7 +110,7 @@ class Mapl:
 
     def look(self, image: UInt8Array) -> Reading:
         """See `Contender`."""
-        return look(self._engine, self._config.contract, image)
+        return look(self._engine, self.contract, image)
 
 
 class Baseline:
@@ -111,15 +118,16 @@ class Baseline:
 
     def __init__(self, config: TrainConfig) -> None:
         self._config = config
+        self.contract = config.contract
 
     def fit(self, samples: Sequence[Sample]) -> None:
         """See `Contender`."""
-        contract = self._config.contract
+        contract = self.contract
         pictures = np.stack([prepare(image, contract) for _, image in BadPictures().read(samples)])
         split = split_of(len(pictures), self._config.seed)
         threads = torch.get_num_threads()
         torch.set_num_threads(1)  # the encoder's session takes what it finds here, and `look` is measured on one thread
-        encoder = pretrained_efficientnet_lite0()
+        encoder = pretrained_encoder("efficientnet_lite0")
         encode = frozen(encoder, contract.size_hw)
         torch.set_num_threads(threads)
         chosen = np.sort(np.concatenate([split.train, split.validation]))
@@ -130,7 +138,7 @@ class Baseline:
 
     def look(self, image: UInt8Array) -> Reading:
         """See `Contender`."""
-        return self._core.read(prepare(image, self._config.contract))
+        return self._core.read(prepare(image, self.contract))
 
 
 OURS = TrainConfig()
@@ -164,8 +172,10 @@ def measured(contender: Contender, data: Path, settings: Settings) -> dict[str, 
         return reading
 
     samples = labelled_samples(data)
-    clean = evaluate(samples, timed_look)
-    disturbed = evaluate(samples, contender.look, interference=Interference()) if settings.interference else None
+    clean = evaluate(samples, timed_look, contender.contract)
+    disturbed = None
+    if settings.interference:
+        disturbed = evaluate(samples, contender.look, contender.contract, interference=Interference())
     return {
         "settings": asdict(settings),
         "clean": clean.as_json(),

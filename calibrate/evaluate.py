@@ -12,12 +12,14 @@ import numpy as np
 from mapl_edge.arrays import FloatArray, UInt8Array
 from mapl_edge.bootstrap import Interval, image_intervals, pixel_intervals
 from mapl_edge.calibration import Limits
+from mapl_edge.contract import InputContract
 from mapl_edge.dataset import BadPictures, Sample
 from mapl_edge.engine import Reading
 from mapl_edge.errors import BackendError
 from mapl_edge.interference import Interference
 from mapl_edge.judge import judge
 from mapl_edge.metrics import aupro, auroc, average_precision, f1_max
+from mapl_edge.prepare import prepared_mask
 from mapl_edge.verdict import Outcome
 
 FIGURES = ("image_auroc", "image_ap", "image_f1_max", "pixel_auroc", "pixel_ap", "aupro")
@@ -36,8 +38,8 @@ class ScoredPicture:
 class Evaluation:
     """Metrics over a labelled set. Pixel metrics are NaN where no defect has a mask.
 
-    Pixel metrics compare the model's map with the mask resized to it (nearest); defects without a mask are left out
-    of them.
+    Pixel metrics compare the model's map with the mask, cropped to the region of interest and resized (nearest);
+    defects without a mask are left out of them.
 
     Attributes:
         intervals: 95 % bootstrap interval of each metric that is a number (`mapl_edge.bootstrap`).
@@ -92,6 +94,7 @@ class Evaluation:
 def evaluate(
     samples: Sequence[Sample],
     look: Callable[[UInt8Array], Reading],
+    contract: InputContract,
     limits: Limits | None = None,
     bad: BadPictures | None = None,
     progress: Callable[[str, int, int], None] = lambda what, done, total: None,
@@ -102,6 +105,7 @@ def evaluate(
     Args:
         samples: good and defective.
         look: camera picture, uint8 (H, W, 3) BGR → reading.
+        contract: the model's; masks are cropped and resized as it says.
         limits: to say verdicts too; None: scores only.
         bad: what to do with unusable pictures.
         progress: called as progress(what, done, total).
@@ -118,8 +122,7 @@ def evaluate(
         if not math.isfinite(reading.score):
             raise BackendError(f"{sample.path}: the model gave a score of {reading.score}; train or export again")
         results.append(ScoredPicture(sample, reading.score, judge(reading, limits) if limits else None))
-        height, width = reading.map.shape
-        mask = sample.mask((height, width))
+        mask = prepared_mask(sample, contract, image.shape[:2])
         if mask is not None:
             drawn.append(not sample.is_good)
             masks.append(mask)

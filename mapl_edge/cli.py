@@ -175,7 +175,7 @@ def evaluate(
     try:
         with _bars() as progress:
             disturb = Interference() if interference else None
-            result = evaluate_model(samples, partial(look, engine, contract), limits, bad, progress, disturb)
+            result = evaluate_model(samples, partial(look, engine, contract), contract, limits, bad, progress, disturb)
     finally:
         engine.close()
     _tell_skipped(bad.errors)

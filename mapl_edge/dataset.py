@@ -1,12 +1,13 @@
 """Dataset: folders of pictures, labelled by where they lie.
 
 Two layouts are understood. A plain folder holds pictures of good parts. The MVTec layout has `train/good`,
-`test/good`, `test/<defect>` and `ground_truth/<defect>/<name>_mask.png`. Everything is sorted, so that a seed means
-the same everywhere; labels are folder names, never substrings.
+`test/good`, `test/<defect>` and `ground_truth/<defect>/<name>_mask.png`; a few real defects may be in `train/<defect>`.
+Everything is sorted, so that a seed means the same everywhere; labels are folder names, never substrings.
 """
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -18,7 +19,10 @@ from mapl_edge.arrays import UInt8Array
 from mapl_edge.errors import DataError, PictureError
 from mapl_edge.picture import PICTURE_SUFFIXES, picture_from_file
 
+logger = logging.getLogger(__name__)
+
 GOOD = "good"
+MAX_SHAPE_DIFFERENCE = 0.02  # of a mask's ratio of sides from its picture's; rounding needs some
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,13 +51,27 @@ class Sample:
         """Whether the part is good."""
         return self.label == GOOD
 
-    def mask(self, size_hw: tuple[int, int]) -> UInt8Array | None:
-        """uint8 (H, W), 0 or 1, resized to `size_hw` (nearest); zeros for a good part; None where nobody drew it."""
+    def mask(self, size_hw: tuple[int, int], picture_hw: tuple[int, int] | None = None) -> UInt8Array | None:
+        """Where the defect is in the whole picture; `mapl_edge.prepare.prepared_mask` knows the region of interest.
+
+        Args:
+            size_hw: height and width to resize the drawing to.
+            picture_hw: those of the picture, to check that the drawing has its shape; None: any will do.
+
+        Returns:
+            uint8 (H, W), 0 or 1, resized by nearest; zeros for a good part and for an empty drawing; None where nobody
+            drew the defect.
+
+        Raises:
+            PictureError: the drawing cannot be read, or its sides' ratio differs from the picture's by more than 2 %.
+        """
         if self.is_good:
             return np.zeros(size_hw, np.uint8)
         if self.mask_path is None:
             return None
         drawn = picture_from_file(self.mask_path).max(axis=2)
+        if picture_hw is not None:
+            _check_shape(self.mask_path, drawn.shape, picture_hw)
         resized = cv2.resize(drawn, size_hw[::-1], interpolation=cv2.INTER_NEAREST)
         return np.asarray(resized > 0, np.uint8)
 
@@ -118,15 +136,55 @@ def labelled_samples(data: Path) -> list[Sample]:
             "label some pictures by folder"
         )
     samples = []
-    for folder in sorted(child for child in test.iterdir() if child.is_dir() and not child.name.startswith(".")):
+    for folder in _label_folders(test):
+        masks = data / "ground_truth" / folder.name
         for path in picture_paths(folder):
-            samples.append(Sample(path, folder.name, _mask_path(data, folder.name, path), test))
+            samples.append(Sample(path, folder.name, None if folder.name == GOOD else _mask_in(masks, path), test))
     if not any(s.is_good for s in samples) or all(s.is_good for s in samples):
         n_good = sum(s.is_good for s in samples)
         raise DataError(
             f"{test}: found {n_good} good and {len(samples) - n_good} defective pictures, expected both; "
             "add pictures to test/good and test/<defect>"
         )
+    return samples
+
+
+def defect_samples(data: Path) -> list[Sample]:
+    """The few real defects to train with: `data/train/<defect>`, every folder there but `good`, sorted.
+
+    A picture's mask is looked for in `data/ground_truth/train/<defect>`, as `<name>_mask.png` or `<name>.png`. Only
+    where no picture in `data/test/<defect>` has the same name it may also lie in `data/ground_truth/<defect>`; else
+    that mask belongs to the test's picture, and the sample has none.
+
+    Returns:
+        The samples; none where `data/train` is missing (a plain folder) or holds nothing but `good`.
+
+    Raises:
+        DataError: `data` is no folder.
+    """
+    check_folder(data)
+    train = data / "train"
+    samples: list[Sample] = []
+    for folder in _label_folders(train) if train.is_dir() else ():
+        if folder.name == GOOD:
+            continue
+        test = data / "test" / folder.name
+        tested = {path.stem for path in picture_paths(test)} if test.is_dir() else set()
+        n_ambiguous = 0
+        for path in picture_paths(folder):
+            mask = _mask_in(data / "ground_truth" / "train" / folder.name, path)
+            shared = _mask_in(data / "ground_truth" / folder.name, path) if mask is None else None
+            if shared is not None and path.stem in tested:
+                n_ambiguous += 1
+            else:
+                mask = mask or shared
+            samples.append(Sample(path, folder.name, mask, data))
+        if n_ambiguous:
+            logger.warning(
+                "%s: %d pictures are used without a mask, since test/%s has pictures of the same names; "
+                "put their masks into ground_truth/train/%s",
+                *(folder, n_ambiguous, folder.name, folder.name),
+            )
     return samples
 
 
@@ -150,12 +208,27 @@ def check_folder(folder: Path) -> None:
         raise DataError(f"{folder}: is a file, expected a folder of pictures")
 
 
-def _mask_path(data: Path, label: str, picture: Path) -> Path | None:
+def _label_folders(folder: Path) -> list[Path]:
+    return sorted(child for child in folder.iterdir() if child.is_dir() and not child.name.startswith("."))
+
+
+def _mask_in(folder: Path, picture: Path) -> Path | None:
     for name in (f"{picture.stem}_mask.png", f"{picture.stem}.png"):
-        path = data / "ground_truth" / label / name
-        if label != GOOD and path.is_file():
+        path = folder / name
+        if path.is_file():
             return path
     return None
+
+
+def _check_shape(mask: Path, drawn_hw: tuple[int, ...], picture_hw: tuple[int, int]) -> None:
+    (mask_h, mask_w), (h, w) = drawn_hw, picture_hw
+    difference = abs(mask_w * h / (mask_h * w) - 1)
+    if difference > MAX_SHAPE_DIFFERENCE:
+        raise PictureError(
+            mask,
+            f"found a mask of {mask_w}x{mask_h} px for a picture of {w}x{h} px, expected the same shape at any size; "
+            "draw it on the whole picture or remove it",
+        )
 
 
 def _suffixes() -> str:

@@ -1,5 +1,6 @@
 """Folders of pictures: which are taken, in which order, and what they are called."""
 
+import logging
 from collections.abc import Callable
 from pathlib import Path
 
@@ -7,7 +8,7 @@ import cv2
 import numpy as np
 import pytest
 
-from mapl_edge.dataset import BadPictures, Sample, good_samples, labelled_samples, picture_paths
+from mapl_edge.dataset import BadPictures, Sample, defect_samples, good_samples, labelled_samples, picture_paths
 from mapl_edge.errors import DataError, PictureError
 
 
@@ -179,6 +180,96 @@ def test_mask_is_found_by_both_names(name: str, tmp_path: Path) -> None:
     put(data / "ground_truth" / "scratch" / "000_mask.png")  # of another picture
 
     assert [sample.mask_path for sample in labelled_samples(data)] == [mask, None, None]
+
+
+def test_few_real_defects_are_found_in_order(tmp_path: Path) -> None:
+    """Sorted by label, then by name; good parts, hidden folders and loose files are none."""
+    for name in ("scratch/1.png", "dent/2.png", "dent/1.jpg", "good/1.png", ".trash/1.png", "loose.png"):
+        put(tmp_path / "train" / name)
+    (tmp_path / "train" / "empty").mkdir()
+    put(tmp_path / "test/dent/9.png")
+
+    samples = defect_samples(tmp_path)
+
+    assert names(samples) == ["train/dent/1.jpg", "train/dent/2.png", "train/scratch/1.png"]
+    assert [sample.label for sample in samples] == ["dent", "dent", "scratch"]
+    assert not any(sample.is_good for sample in samples)
+    assert names(good_samples(tmp_path)) == ["train/good/1.png"]
+
+
+@pytest.mark.parametrize(
+    "files",
+    [
+        pytest.param(["train/good/1.png", "test/dent/1.png"], id="only-good"),
+        pytest.param(["1.png", "2.png"], id="plain-folder"),
+        pytest.param(["good/1.png", "dent/1.png"], id="plain-folder-with-sub-folders"),
+    ],
+)
+def test_without_real_defects_there_are_none(files: list[str], tmp_path: Path) -> None:
+    """The usual case is no mistake; test defects are never trained on."""
+    for name in files:
+        put(tmp_path / name)
+
+    assert defect_samples(tmp_path) == []
+
+
+def test_real_defects_of_a_missing_folder_are_a_mistake(tmp_path: Path) -> None:
+    """A typing error must not read as "no defects"."""
+    with pytest.raises(DataError, match="no such folder"):
+        defect_samples(tmp_path / "botle")
+
+
+@pytest.mark.parametrize(
+    ("masks", "test_picture", "expected"),
+    [
+        pytest.param([], None, None, id="no-mask"),
+        pytest.param(["scratch/000_mask.png"], None, "scratch/000_mask.png", id="mvtec-name"),
+        pytest.param(["scratch/000.png"], None, "scratch/000.png", id="plain-name"),
+        pytest.param(["scratch/000_mask.png"], "scratch/001.png", "scratch/000_mask.png", id="test-has-other-names"),
+        pytest.param(["scratch/000_mask.png"], "dent/000.png", "scratch/000_mask.png", id="other-test-defect"),
+        pytest.param(["scratch/000_mask.png"], "scratch/000.png", None, id="test-has-the-name"),
+        pytest.param(["scratch/000_mask.png"], "scratch/000.jpg", None, id="test-has-the-name-as-jpg"),
+        pytest.param(["train/scratch/000_mask.png"], "scratch/000.png", "train/scratch/000_mask.png", id="of-its-own"),
+        pytest.param(
+            ["train/scratch/000.png", "scratch/000_mask.png"], None, "train/scratch/000.png", id="its-own-goes-first"
+        ),
+        pytest.param(
+            ["train/scratch/001.png", "scratch/000_mask.png"], "scratch/000.png", None, id="anothers-is-not-taken"
+        ),
+        pytest.param(["train/000_mask.png"], None, None, id="not-beside-the-folders"),
+    ],
+)
+def test_real_defect_gets_its_own_mask_or_none(
+    masks: list[str], test_picture: str | None, expected: str | None, tmp_path: Path
+) -> None:
+    """train/scratch/000.png and test/scratch/000.png are two parts: one's mask is wrong on the other."""
+    put(tmp_path / "train/scratch/000.png")
+    if test_picture:
+        put(tmp_path / "test" / test_picture)
+    for mask in masks:
+        put(tmp_path / "ground_truth" / mask)
+
+    (sample,) = defect_samples(tmp_path)
+
+    assert sample.mask_path == (expected and tmp_path / "ground_truth" / expected)
+
+
+def test_masks_that_belong_to_test_pictures_are_told(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """Whoever drew masks for these pictures learns why they are not used, once per folder."""
+    for name in ("000", "001", "002"):
+        put(tmp_path / "train/scratch" / f"{name}.png")
+        put(tmp_path / "ground_truth/scratch" / f"{name}_mask.png")
+    put(tmp_path / "test/scratch/000.png")
+    put(tmp_path / "test/scratch/001.png")
+
+    with caplog.at_level(logging.WARNING, logger="mapl_edge.dataset"):
+        samples = defect_samples(tmp_path)
+
+    assert [sample.mask_path is None for sample in samples] == [True, True, False]
+    assert caplog.messages == [
+        f"{tmp_path}/train/scratch: 2 pictures are used without a mask, since test/scratch has pictures of the same "
+        "names; put their masks into ground_truth/train/scratch"
+    ]
 
 
 def drawing(value: int | tuple[int, int, int], hw: tuple[int, int] = (20, 24)) -> np.ndarray:

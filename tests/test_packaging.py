@@ -45,7 +45,7 @@ def test_the_edge_install_names_no_training_library() -> None:
     """Torch on the line would cost gigabytes and gives nothing there."""
     base = " ".join(PROJECT["project"]["dependencies"])
 
-    assert not re.search(r"torch|onnxscript|matplotlib|scipy", base)
+    assert not re.search(r"torch|onnxscript|matplotlib|scipy|scikit-learn", base)
 
 
 def test_every_direct_dependency_is_pinned_for_fresh_machines() -> None:

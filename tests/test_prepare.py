@@ -1,13 +1,17 @@
-"""prepare: from any camera picture to exactly what the model was trained on."""
+"""prepare: from any camera picture, and the mask beside it, to exactly what the model was trained on."""
 
+from pathlib import Path
+
+import cv2
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from mapl_edge.contract import InputContract
-from mapl_edge.errors import ContractMismatch
-from mapl_edge.prepare import prepare
+from mapl_edge.dataset import Sample
+from mapl_edge.errors import ContractMismatch, PictureError
+from mapl_edge.prepare import prepare, prepared_mask
 
 sides = st.integers(1, 300)
 sizes = st.tuples(*[st.sampled_from([32, 64, 96, 256])] * 2)
@@ -139,3 +143,107 @@ def test_12_megapixels_are_prepared() -> None:
 
     assert (prepared[:128] == 200).all()
     assert (prepared[128:] == 0).all()
+
+
+def drawn(tmp_path: Path, mask: np.ndarray) -> Sample:
+    """A defect whose mask, (h, w) of 0 and 1, is on disk; its picture is not needed."""
+    path = tmp_path / "000_mask.png"
+    assert cv2.imwrite(str(path), 255 * mask.astype(np.uint8))
+    return Sample(tmp_path / "000.png", "dent", path, tmp_path)
+
+
+ROI = (20, 7, 64, 32)  # x, y, w, h
+
+
+@pytest.mark.parametrize("scale", [1, 2, 3])
+@pytest.mark.parametrize("roi", [None, ROI, (0, 0, 120, 96)], ids=["no-region", "region", "whole-picture"])
+def test_mask_stays_on_its_defect(roi: tuple[int, int, int, int] | None, scale: int, tmp_path: Path) -> None:
+    """A square on the picture and the square on its mask, drawn at any size, end up at the same place."""
+    picture, mask = np.zeros((96, 120, 3), np.uint8), np.zeros((96, 120), np.uint8)
+    picture[11:27, 28:52], mask[11:27, 28:52] = 255, 1
+    contract = InputContract(size_hw=(32, 64), roi_xywh=roi)
+    sample = drawn(tmp_path, mask.repeat(scale, axis=0).repeat(scale, axis=1))
+
+    found = prepared_mask(sample, contract, (96, 120))
+
+    assert found is not None
+    assert found.dtype == np.uint8
+    assert found.shape == (32, 64)
+    seen = prepare(picture, contract)[:, :, 0]
+    assert (found[seen == 255] == 1).all()
+    assert (found[seen == 0] == 0).all()
+    assert found.any()
+
+
+def test_mask_of_a_region_at_full_size_is_the_crop(tmp_path: Path) -> None:
+    """Nothing to resize: pixel by pixel."""
+    mask = np.random.default_rng(0).integers(0, 2, (96, 120), np.uint8)
+    x, y, w, h = ROI
+
+    found = prepared_mask(drawn(tmp_path, mask), InputContract(size_hw=(32, 64), roi_xywh=ROI), (96, 120))
+
+    assert np.array_equal(found, mask[y : y + h, x : x + w])
+
+
+@pytest.mark.parametrize("roi", [None, ROI], ids=["no-region", "region"])
+def test_empty_drawing_gives_an_empty_mask(roi: tuple[int, int, int, int] | None, tmp_path: Path) -> None:
+    """Somebody saved the mask before drawing: no crash; who trains takes it for no mask."""
+    found = prepared_mask(
+        drawn(tmp_path, np.zeros((96, 120))), InputContract(size_hw=(32, 64), roi_xywh=roi), (96, 120)
+    )
+
+    assert np.array_equal(found, np.zeros((32, 64)))
+
+
+def test_defect_outside_the_region_gives_an_empty_mask(tmp_path: Path) -> None:
+    """The model cannot see it, and what it does see is normal."""
+    mask = np.zeros((96, 120), np.uint8)
+    mask[60:90, 90:110] = 1
+
+    found = prepared_mask(drawn(tmp_path, mask), InputContract(size_hw=(32, 64), roi_xywh=ROI), (96, 120))
+
+    assert np.array_equal(found, np.zeros((32, 64)))
+
+
+@pytest.mark.parametrize("roi", [None, ROI], ids=["no-region", "region"])
+def test_what_nobody_drew(roi: tuple[int, int, int, int] | None, tmp_path: Path) -> None:
+    """Zeros for a good part, None for a defect without a mask, with and without a region."""
+    contract = InputContract(size_hw=(32, 64), roi_xywh=roi)
+    good, defect = (Sample(tmp_path / "0.png", label, None, tmp_path) for label in ("good", "dent"))
+
+    assert np.array_equal(prepared_mask(good, contract, (96, 120)), np.zeros((32, 64)))
+    assert prepared_mask(defect, contract, (96, 120)) is None
+
+
+@pytest.mark.parametrize(
+    ("mask_hw", "fits"),
+    [
+        pytest.param((48, 60), True, id="half"),
+        pytest.param((49, 60), False, id="two-point-one-percent-high"),
+        pytest.param((97, 120), True, id="one-pixel-too-many"),
+        pytest.param((120, 96), False, id="turned"),
+        pytest.param((96, 60), False, id="cropped"),
+    ],
+)
+@pytest.mark.parametrize("roi", [None, ROI], ids=["no-region", "region"])
+def test_mask_of_another_shape_is_refused(
+    mask_hw: tuple[int, int], fits: bool, roi: tuple[int, int, int, int] | None, tmp_path: Path
+) -> None:
+    """Stretched, it would teach and measure the wrong places; rounding of a pixel is no reason to stop."""
+    contract, sample = InputContract(size_hw=(32, 64), roi_xywh=roi), drawn(tmp_path, np.ones(mask_hw))
+
+    if fits:
+        assert prepared_mask(sample, contract, (96, 120)) is not None
+        return
+    with pytest.raises(
+        PictureError, match=r"000_mask\.png: found a mask of \d+x\d+ px for a picture of 120x96 px, expected"
+    ):
+        prepared_mask(sample, contract, (96, 120))
+
+
+def test_region_that_does_not_fit_is_told_for_masks_too(tmp_path: Path) -> None:
+    """The same words as for the picture."""
+    sample = drawn(tmp_path, np.ones((30, 40)))
+
+    with pytest.raises(ContractMismatch, match="64x32 at \\(20, 7\\) does not fit into a picture of 40x30 px"):
+        prepared_mask(sample, InputContract(size_hw=(32, 64), roi_xywh=ROI), (30, 40))

@@ -47,7 +47,7 @@ def test_bottle_at_half_size_and_sixty_steps(real_data: Path, tmp_path: Path) ->
         see = partial(look, engine, bundle.contract)
         _, seen = calibrate_bundle(bundle, good_samples(real_data / "bottle"), see)
         limits = bundle.calibration.limits
-        result = evaluate(labelled_samples(real_data / "bottle"), see, limits)
+        result = evaluate(labelled_samples(real_data / "bottle"), see, bundle.contract, limits)
         inspector = Inspector(engine, bundle.contract, limits)
         run(source_from_uri(str(real_data / "bottle" / "test")), inspector, [keep])
 

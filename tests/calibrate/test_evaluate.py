@@ -1,5 +1,6 @@
 """Evaluate: metrics of the right things, on known answers."""
 
+import math
 from pathlib import Path
 
 import cv2
@@ -10,11 +11,15 @@ from sklearn.metrics import roc_auc_score
 from mapl_edge.arrays import FloatArray, UInt8Array
 from mapl_edge.calibrate import evaluate
 from mapl_edge.calibration import Limits
+from mapl_edge.contract import InputContract
 from mapl_edge.dataset import BadPictures, labelled_samples
 from mapl_edge.engine import Reading
 from mapl_edge.errors import BackendError
 from mapl_edge.interference import Interference
+from mapl_edge.prepare import prepare
 from mapl_edge.verdict import Outcome
+
+CONTRACT = InputContract(size_hw=(32, 32))
 
 
 @pytest.fixture
@@ -50,7 +55,7 @@ def perfect(image: UInt8Array) -> Reading:
 
 def test_a_perfect_model_scores_one_everywhere(data: Path) -> None:
     """Counts, verdicts, and every metric at its best."""
-    result = evaluate(labelled_samples(data), perfect, Limits(fail=0.5))
+    result = evaluate(labelled_samples(data), perfect, CONTRACT, Limits(fail=0.5))
 
     assert (result.n_good, result.n_bad, result.n_skipped) == (2, 3, 0)
     figures = result.as_json()
@@ -68,7 +73,7 @@ def test_every_metric_has_its_interval(data: Path) -> None:
         anomaly_map = (image[:, :, 0] / 255 + rng.normal(0, 0.4, image.shape[:2])).astype(np.float32)
         return Reading(float(anomaly_map.max() + rng.normal()), anomaly_map, 0)
 
-    figures = evaluate(labelled_samples(data), noisy).as_json()
+    figures = evaluate(labelled_samples(data), noisy, CONTRACT).as_json()
 
     for name in ("image_auroc", "image_ap", "image_f1_max", "pixel_auroc", "pixel_ap", "aupro"):
         low, high = figures["intervals"][name]
@@ -80,7 +85,9 @@ def test_wrong_limits_are_counted_both_ways(data: Path) -> None:
     """Good parts rejected and defects missed, at limits that are too low and too high."""
     samples = labelled_samples(data)
 
-    low, high, none = (evaluate(samples, perfect, limits) for limits in (Limits(fail=0), Limits(fail=1), None))
+    low, high, none = (
+        evaluate(samples, perfect, CONTRACT, limits) for limits in (Limits(fail=0), Limits(fail=1), None)
+    )
     assert (low.n_false_rejects, low.n_missed) == (2, 0)
     assert (high.n_false_rejects, high.n_missed) == (0, 3)
     assert (none.n_false_rejects, none.n_missed) == (0, 0)
@@ -96,7 +103,7 @@ def test_pixel_metrics_leave_out_defects_without_a_mask(data: Path) -> None:
         return Reading(float(maps[-1].max()), maps[-1], 0)
 
     samples = labelled_samples(data)
-    result = evaluate(samples, noisy)
+    result = evaluate(samples, noisy, CONTRACT)
     masks = [sample.mask((32, 32)) for sample in samples]
     drawn = [mask for mask in masks if mask is not None]
     seen = [one for one, mask in zip(maps, masks, strict=True) if mask is not None]
@@ -111,7 +118,7 @@ def test_without_any_mask_pixel_metrics_are_null(data: Path) -> None:
     for path in (data / "ground_truth").rglob("*.png"):
         path.unlink()
 
-    figures = evaluate(labelled_samples(data), perfect).as_json()
+    figures = evaluate(labelled_samples(data), perfect, CONTRACT).as_json()
 
     assert (figures["pixel_auroc"], figures["pixel_ap"], figures["aupro"]) == (None, None, None)
     assert [name for name, interval in figures["intervals"].items() if interval is None] == [
@@ -123,7 +130,9 @@ def test_without_any_mask_pixel_metrics_are_null(data: Path) -> None:
 def test_a_model_that_answers_nan_is_refused(data: Path) -> None:
     """AUROC of NaN would be some number."""
     with pytest.raises(BackendError, match="nan"):
-        evaluate(labelled_samples(data), lambda image: Reading(float("nan"), image[:, :, 0].astype(np.float32), 0))
+        evaluate(
+            labelled_samples(data), lambda image: Reading(math.nan, image[:, :, 0].astype(np.float32), 0), CONTRACT
+        )
 
 
 def test_interference_reaches_the_model_and_is_told(data: Path) -> None:
@@ -135,13 +144,13 @@ def test_interference_reaches_the_model_and_is_told(data: Path) -> None:
         seen[image.tobytes()] = len(seen)
         return perfect(image)
 
-    whole = evaluate(labelled_samples(data), look, interference=disturb)
-    clean = evaluate(labelled_samples(data), perfect)
+    whole = evaluate(labelled_samples(data), look, CONTRACT, interference=disturb)
+    clean = evaluate(labelled_samples(data), perfect, CONTRACT)
     expected = [disturb.apply(image, i) for i, (_, image) in enumerate(BadPictures().read(labelled_samples(data)))]
     assert list(seen) == [image.tobytes() for image in expected]
 
     (data / "test" / "good" / "0.png").write_bytes(b"x")
-    rest = evaluate(labelled_samples(data), look, bad=BadPictures(skip=True), interference=disturb)
+    rest = evaluate(labelled_samples(data), look, CONTRACT, bad=BadPictures(skip=True), interference=disturb)
 
     assert [p.score for p in rest.pictures] == [p.score for p in whole.pictures[1:]]
     assert whole.as_json()["interference"] == {"noise_sigma": 10.0, "contrast": (0.8, 1.2), "seed": 5}
@@ -152,6 +161,24 @@ def test_bad_pictures_can_be_skipped_and_are_counted(data: Path) -> None:
     """The rest is still measured."""
     (data / "test" / "spot" / "9.png").write_bytes(b"x")
 
-    result = evaluate(labelled_samples(data), perfect, bad=BadPictures(skip=True))
+    result = evaluate(labelled_samples(data), perfect, CONTRACT, bad=BadPictures(skip=True))
 
     assert (result.n_skipped, result.n_bad) == (1, 3)
+
+
+@pytest.mark.parametrize("mask_scale", [1, 2], ids=["drawn-on-the-picture", "drawn-at-twice-the-size"])
+def test_masks_follow_the_region_of_interest(mask_scale: int, tmp_path: Path) -> None:
+    """The model sees the crop; a mask of the whole picture would lie elsewhere and a perfect model score badly."""
+    picture, mask = np.full((64, 96, 3), 50, np.uint8), np.zeros((64, 96), np.uint8)
+    for folder in ("test/good", "test/spot", "ground_truth/spot"):
+        (tmp_path / folder).mkdir(parents=True)
+    cv2.imwrite(str(tmp_path / "test/good/0.png"), picture)
+    picture[40:46, 60:66], mask[40:46, 60:66] = 250, 255
+    cv2.imwrite(str(tmp_path / "test/spot/0.png"), picture)
+    large = mask.repeat(mask_scale, axis=0).repeat(mask_scale, axis=1)
+    cv2.imwrite(str(tmp_path / "ground_truth/spot/0_mask.png"), large)
+    contract = InputContract(size_hw=(32, 32), roi_xywh=(48, 24, 32, 32))
+
+    result = evaluate(labelled_samples(tmp_path), lambda image: perfect(prepare(image, contract)), contract)
+
+    assert (result.pixel_auroc, result.pixel_ap) == (1.0, 1.0)
