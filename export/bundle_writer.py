@@ -10,7 +10,7 @@ import cv2
 import numpy as np
 
 from mapl_edge import __version__
-from mapl_edge.bundle import GOLDEN, MANIFEST, MODEL, Golden, MemorySummary, write_manifest
+from mapl_edge.bundle import GOLDEN, MANIFEST, MODEL, Golden, MemorySummary, memory_name, write_manifest
 from mapl_edge.engine import Engine
 from mapl_edge.export.onnx_graph import onnx_from_detector
 from mapl_edge.files import new_folder
@@ -43,7 +43,7 @@ def bundle_from_checkpoint(
         (work / "memory").mkdir()
         for i, picture in enumerate(checkpoint.memory_pictures):
             _, jpeg = cv2.imencode(".jpg", picture, [cv2.IMWRITE_JPEG_QUALITY, 92])
-            (work / "memory" / f"{i:02d}.jpg").write_bytes(jpeg.tobytes())
+            (work / memory_name(i)).write_bytes(jpeg.tobytes())
         engine = open_engine(work / MODEL)
         try:
             result = require_parity(engine, golden)
@@ -54,7 +54,7 @@ def bundle_from_checkpoint(
             family=record.family,
             created_at=utc_text(datetime.now(timezone.utc)),
             contract=record.config.contract,
-            memory=MemorySummary(samples=record.memory_samples),
+            memory=MemorySummary(scope=checkpoint.detector.memory.scope, samples=record.memory_samples),
             tools=record.tools | {"mapl-edge": __version__},
             training={"seed": record.config.seed, "steps": record.config.steps, **record.summary},
             trained_on=tuple(record.trained_on.values()),

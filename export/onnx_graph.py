@@ -11,9 +11,8 @@ OUTPUTS = ["score", "map", "nearest"]
 
 
 def onnx_from_detector(detector: Detector, path: Path) -> None:
-    """Write encoder, memory search, difference, decoder, softmax and top-k as one graph, any batch size.
+    """Write encoder, memory search, difference, decoder and score as one graph, any batch size.
 
     Input `image`: uint8 (B, H, W, 3), BGR. Outputs `score` float32 (B,), `map` float32 (B, H, W), `nearest` int64 (B,).
     """
-    _, h, w = detector.memory.shapes[0]
-    onnx_program(detector, (h * 4, w * 4), OUTPUTS).save(path)
+    onnx_program(detector, detector.size_hw, OUTPUTS).save(path)

@@ -5,7 +5,7 @@
       manifest.sha256    its own digest, as `sha256sum -c` reads it
       model.onnx         fused graph: uint8 NHWC in; score, map, nearest out
       golden.npz         prepared pictures with the reference's raw scores and maps
-      memory/NN.jpg      the memory's normal samples, to show beside a reject
+      memory/NNN.jpg     the memory's normal pictures, to show beside a reject
       calibration.yaml   thresholds; the only mutable file, not in the manifest
 
 Nothing is unpickled. A file is opened only after its digest was checked.
@@ -41,7 +41,7 @@ CALIBRATION = "calibration.yaml"
 
 
 class MemorySummary(BaseModel):
-    """What the model compares with: `samples` whole normal pictures (Eq. 7)."""
+    """What the model compares with: `samples` whole normal pictures (Eq. 7), or so many patches of them."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -153,7 +153,12 @@ class Bundle:
 
     def memory_picture(self, index: int) -> UInt8Array:
         """The normal sample with this index, prepared: uint8 (H, W, 3), BGR."""
-        return picture_from_file(self.path / "memory" / f"{index:02d}.jpg")
+        return picture_from_file(self.path / memory_name(index))
+
+
+def memory_name(index: int) -> str:
+    """Where in a bundle the normal picture with this index lies."""
+    return f"memory/{index:03d}.jpg"
 
 
 def open_bundle(path: Path) -> Bundle:

@@ -15,6 +15,7 @@ from mapl_edge.errors import ConfigError
 
 STATION_FILE = Path("station.yaml")
 MAX_THREADS = 256  # an engine starts as many as it is told to, and takes the machine down with them
+EncoderName = Literal["efficientnet_lite0", "efficientnet_lite1", "efficientnet_lite2", "resnet18", "vaegan"]
 ModelT = TypeVar("ModelT", bound=BaseModel)
 
 
@@ -42,26 +43,82 @@ class StationConfig(Section):
 
 
 class TrainConfig(Section):
-    """How a model is trained; the defaults are Table 2 of the MAPL paper where the paper says."""
+    """How a model is trained. `paper_settings` has the MAPL paper's; where these differ, docs/model.md says why."""
 
     contract: InputContract = InputContract()
+    fit_aspect: bool = True
+    """Give the input the pictures' own ratio of sides, with about as many pixels as `contract.size_hw` says."""
     seed: int = Field(default=0, ge=0, lt=2**31)
-    steps: int = Field(default=500, ge=1)
-    """Iteration steps (Table 2: 500)."""
+    steps: int = Field(default=1000, ge=1)
+    """Iteration steps at most (Table 2: 500)."""
+    patience: int = Field(default=6, ge=1)
+    """Stop after so many validations in which neither the loss fell nor the validation score rose (§2.6.3)."""
+    validate_every: int = Field(default=50, ge=1)
+    """Steps between validations; after each the state is saved."""
     batch_size: int = Field(default=8, ge=2)
-    """Half normal, half simulated (Table 2: 8)."""
+    """Half normal, half anomalous (Table 2: 8)."""
+    crop: int | None = Field(default=96, ge=64, multiple_of=32)
+    """Side in pixels of the squares that the head learns from, two a picture; None: whole pictures (the paper's)."""
     learning_rate: float = Field(default=0.003, gt=0)
     """Peak of warm-up + cosine (Table 2: 0.003)."""
-    memory_samples: int = Field(default=30, ge=1)
-    """N normal samples in the memory (Table 2: 30)."""
     l1_weight: float = Field(default=0.6, ge=0)
     focal_weight: float = Field(default=0.4, ge=0)
     focal_gamma: float = Field(default=4.0, ge=0)
+
+    encoder: EncoderName = "efficientnet_lite0"
+    weights: Path | None = None
+    """Weights for the encoder from a file; None: those it comes with."""
+    memory: Literal["auto", "image", "patch"] = "auto"
+    """Nearest whole picture (the paper's), nearest patch per place, or what the normals say."""
+    memory_samples: int = Field(default=30, ge=1)
+    """N normal pictures in an image memory, and in any memory of an encoder that trains (Table 2: 30)."""
+    memory_patches: int = Field(default=2000, ge=1)
+    """Patches in a patch memory."""
+    reduction: Literal["coreset", "kmeans"] = "coreset"
+    """How a patch memory chooses its patches: far from each other, or the centres of clusters."""
+    position_weight: float = Field(default=0.0, ge=0)
+    """Weight of a patch's place in the search; 0: a patch may be found anywhere."""
+    refresh_every: int = Field(default=25, ge=1)
+    """Steps after which the memory is filled anew where the encoder trains."""
+
+    fusion: Literal["slim", "full", "none"] = "slim"
+    """Multi-scale fusion: squeezed before its 3x3 convolutions, the paper's, or each level for itself."""
+    spatial_attention: Literal["residual", "multiply", "none"] = "residual"
+    """Weight fused features by 1 + M, by M (Eq. 9 to 11), or not."""
+    coordinate_attention: bool = False
+    """Coordinate attention inside the fusion, which the paper leaves out."""
     decoder_stride: Literal[1, 4] = 4
     """Where the U-Net decoder ends: 4 (fast) or 1 (the paper's, full resolution)."""
+    distance: bool = True
+    """Let the distance to the memory speak in map and score beside the decoder."""
+    pseudo_labeler: bool = True
+    """Train the predictor q with pseudo-labels (§2.2, Eq. 15 and 16)."""
+    classifiers: int = Field(default=2, ge=1)
+    """K one-class classifiers of the pseudo-labeler (Table 2: 2)."""
+
+    simulation: Literal["varied", "paper"] = "varied"
+    """Simulated defects: Perlin masks, lines and spots with many fillings, or the paper's alone."""
     textures: Path | None = None
     """A folder of texture pictures such as DTD; None: procedural textures."""
-    validate_every: int = Field(default=50, ge=1)
+    interference: bool = True
+    """Disturb pictures while training by noise and contrast, as a factory does."""
+
+    @classmethod
+    def paper_settings(cls, **changes: Any) -> TrainConfig:
+        """What the MAPL paper says (Table 2, §2, §3.3), with our encoder unless `changes` name another."""
+        paper = {
+            "fit_aspect": False,
+            "steps": 500,
+            "crop": None,
+            "memory": "image",
+            "fusion": "full",
+            "spatial_attention": "multiply",
+            "decoder_stride": 1,
+            "distance": False,
+            "simulation": "paper",
+            "interference": False,
+        }
+        return cls.model_validate(paper | changes)
 
 
 def config_from_yaml(path: Path, model: type[ModelT]) -> ModelT:

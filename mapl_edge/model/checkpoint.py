@@ -2,9 +2,10 @@
 
 model/
   model.json            schema, config, split, summary, history of the losses
-  weights.safetensors   the whole detector: encoder, scales, memory, fusion, decoder
-  pictures.npz          prepared pictures: the memory's normals and the golden ones, uint8
+  weights.safetensors   the whole detector: encoder, scales, memory, fusion, decoder, predictor, evidence
+  pictures.npz          prepared pictures: the memory's normals, the golden ones and simulated defects, uint8
   training.png          the curves
+  simulations.jpg       simulated defects
 """
 
 from __future__ import annotations
@@ -27,10 +28,10 @@ from mapl_edge.bundle import MODEL_JSON
 from mapl_edge.config import TrainConfig
 from mapl_edge.engine import Reading
 from mapl_edge.errors import BundleError, ContractMismatch
-from mapl_edge.model.detector import Detector
+from mapl_edge.model.detector import Detector, empty_memory
 from mapl_edge.model.encoder import empty_encoder
 
-MODEL_SCHEMA = 1
+MODEL_SCHEMA = 2
 
 
 class TrainingRecord(BaseModel):
@@ -62,20 +63,27 @@ class Checkpoint:
     """A trained model in memory.
 
     Attributes:
-        memory_pictures: uint8 (K, H, W, 3), prepared, in the order of the memory.
+        memory_pictures: uint8 (K, H, W, 3), prepared, in the order of the memory's sources.
         golden_pictures: uint8 (N, H, W, 3), prepared, normal and simulated anomalous.
+        simulated_pictures: uint8 (M, H, W, 3), examples of what it was trained on.
     """
 
     detector: Detector
     record: TrainingRecord
     memory_pictures: UInt8Array
     golden_pictures: UInt8Array
+    simulated_pictures: UInt8Array
 
     def save(self, folder: Path) -> None:
         """Write the model folder's files into an existing folder."""
         weights = save({k: v.contiguous() for k, v in self.detector.state_dict().items()})
         (folder / "weights.safetensors").write_bytes(weights)
-        np.savez_compressed(folder / "pictures.npz", memory=self.memory_pictures, golden=self.golden_pictures)
+        np.savez_compressed(
+            folder / "pictures.npz",
+            memory=self.memory_pictures,
+            golden=self.golden_pictures,
+            simulated=self.simulated_pictures,
+        )
         text = json.dumps(self.record.model_dump(mode="json"), indent=2, ensure_ascii=False)
         (folder / MODEL_JSON).write_text(text + "\n", encoding="utf-8")
 
@@ -90,16 +98,18 @@ def checkpoint_from_folder(folder: Path) -> Checkpoint:
         raise BundleError(f"{folder}: no {MODEL_JSON} in it, expected a folder that mapl-edge train wrote")
     try:
         content = json.loads((folder / MODEL_JSON).read_bytes())
-        if content.get("schema_version", 0) > MODEL_SCHEMA:
-            raise BundleError(
-                f"{folder}: schema {content['schema_version']} is newer than this version reads ({MODEL_SCHEMA}); "
-                "update mapl-edge"
-            )
+        found = content.get("schema_version", 0)
+        if found != MODEL_SCHEMA:
+            what = "newer" if found > MODEL_SCHEMA else "older"
+            do = "update mapl-edge" if found > MODEL_SCHEMA else "train again"
+            raise BundleError(f"{folder}: schema {found} is {what} than this version reads ({MODEL_SCHEMA}); {do}")
         record = TrainingRecord.model_validate(content)
         detector = empty_detector(record.config, record.memory_samples)
         detector.load_state_dict(load((folder / "weights.safetensors").read_bytes()))
         with np.load(folder / "pictures.npz", allow_pickle=False) as arrays:
-            return Checkpoint(detector.eval(), record, arrays["memory"], arrays["golden"])
+            pictures = arrays["memory"], arrays["golden"], arrays["simulated"]
+        detector.check_fresh()
+        return Checkpoint(detector.eval(), record, *pictures)
     except OSError as exc:
         raise BundleError(
             f"{folder}: {exc.filename} cannot be read ({exc.strerror}); check path and permissions, or train again"
@@ -108,9 +118,10 @@ def checkpoint_from_folder(folder: Path) -> Checkpoint:
         raise BundleError(f"{folder}: cannot be read ({str(exc).splitlines()[0]}); train again") from exc
 
 
-def empty_detector(config: TrainConfig, samples: int) -> Detector:
-    """A detector of the configured shape, without weights."""
-    return Detector(empty_encoder("efficientnet_lite0"), config.contract.size_hw, samples, config.decoder_stride)
+def empty_detector(config: TrainConfig, size: int) -> Detector:
+    """A detector of the configured shape, without weights; `size` samples or patches in its memory."""
+    encoder = empty_encoder(config.encoder)
+    return Detector(encoder, empty_memory(config, encoder.channels, size), config)
 
 
 class TorchEngine:
@@ -134,9 +145,8 @@ def readings(detector: Detector, pictures: Sequence[UInt8Array] | UInt8Array) ->
     """Reference answers for prepared pictures: scores float32 (N,), maps float32 (N, H, W), nearest int64 (N,)."""
     batch = np.stack(list(pictures))
     h, w, _ = batch.shape[1:]
-    expected = detector.memory.shapes[0][1] * 4, detector.memory.shapes[0][2] * 4
-    if (h, w) != expected:
-        raise ContractMismatch(f"picture is {h}x{w} px, the model takes {expected[0]}x{expected[1]}")
+    if (h, w) != tuple(detector.size_hw):
+        raise ContractMismatch(f"picture is {h}x{w} px, the model takes {detector.size_hw[0]}x{detector.size_hw[1]}")
     with torch.inference_mode():
         scores, maps, nearest = detector(torch.from_numpy(batch))
     return scores.numpy(), maps.numpy(), nearest.numpy()

@@ -4,10 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from itertools import pairwise
+from typing import Literal
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
+
+WIDTHS = (32, 48, 64)  # channels of the slim fusion, finest level first
 
 
 def spatial_attention(differences: Sequence[Tensor]) -> list[Tensor]:
@@ -27,55 +30,110 @@ def spatial_attention(differences: Sequence[Tensor]) -> list[Tensor]:
 
 
 class MultiScaleFusion(nn.Module):
-    """MSFF (§2.5) without coordinate attention: 3x3 convolution that keeps the channels, align, add, weight by M.
+    """MSFF (§2.5): convolve each level's CI, align, add, weight by M.
+
+    The paper convolves CI with all its 2C channels; `slim` squeezes CI first, for a fourth of the work and less.
 
     Args:
-        channels: C of each level, finest first; CI has twice as many (x and DI*, §2.3).
+        channels: C of each level, finest first; CI has twice as many (x and DI*, §2.3), and one more with `distance`.
+        kind: "full": 3x3 convolution that keeps the channels, then squeeze to C (the paper's). "slim": squeeze to
+            WIDTHS, then 3x3. "none": as "slim", but no level hears of a coarser one (Table 4, "No msff").
+        attention: weight fused features by 1 + M, by M (the paper's), or not at all.
+        coordinate: coordinate attention after the 3x3 convolution (Table 4, "Added CA").
+        distance: whether CI holds the distance to the memory as one more channel.
     """
 
-    def __init__(self, channels: Sequence[int]) -> None:
+    def __init__(
+        self,
+        channels: Sequence[int],
+        kind: Literal["slim", "full", "none"] = "slim",
+        attention: Literal["residual", "multiply", "none"] = "residual",
+        coordinate: bool = False,
+        distance: bool = False,
+    ) -> None:
         super().__init__()
-        self.keep = nn.ModuleList(conv_block(2 * c, 2 * c) for c in channels)
-        self.squeeze = nn.ModuleList(conv_block(2 * c, c, kernel=1) for c in channels)
-        self.align = nn.ModuleList(conv_block(deep, shallow, kernel=1) for shallow, deep in pairwise(channels))
+        self.attention, self.distance = attention, distance
+        self.widths = tuple(channels) if kind == "full" else WIDTHS
+        joined = [2 * c + distance for c in channels]
+        inner = [conv_block(c, c) for c in joined]
+        outer = [conv_block(c, w, kernel=1) for c, w in zip(joined, self.widths, strict=True)]
+        if kind != "full":
+            inner, outer = outer, [conv_block(w, w) for w in self.widths]
+        middle = [joined, self.widths][kind != "full"]
+        attend = [CoordinateAttention(c) if coordinate else nn.Identity() for c in middle]
+        order = zip(inner, attend, outer, strict=True) if kind == "full" else zip(inner, outer, attend, strict=True)
+        self.levels = nn.ModuleList(nn.Sequential(*parts) for parts in order)
+        pairs = pairwise(self.widths) if kind != "none" else ()
+        self.align = nn.ModuleList(conv_block(deep, shallow, kernel=1) for shallow, deep in pairs)
 
-    def forward(self, features: Sequence[Tensor], differences: Sequence[Tensor]) -> list[Tensor]:
-        """x and DI*, each one (B, C, H, W) per level → fused and weighted, one (B, C, H, W) per level."""
+    def forward(
+        self, features: Sequence[Tensor], differences: Sequence[Tensor], distance: Tensor | None = None
+    ) -> list[Tensor]:
+        """x and DI*, one (B, C, H, W) per level, and the distance (B, 1, H/8, W/8) → one (B, W, H, W) per level."""
         joined = [torch.cat(pair, dim=1) for pair in zip(features, differences, strict=True)]  # CI (B, 2C, H, W)
-        fused = [squeeze(keep(ci)) for keep, squeeze, ci in zip(self.keep, self.squeeze, joined, strict=True)]
-        for i in reversed(range(len(fused) - 1)):
+        if self.distance and distance is not None:
+            at_levels = (upsample(distance, 2), distance, F.avg_pool2d(distance, 2))
+            joined = [torch.cat(pair, dim=1) for pair in zip(joined, at_levels, strict=True)]
+        fused = [level(ci) for level, ci in zip(self.levels, joined, strict=True)]
+        for i in reversed(range(len(self.align))):
             fused[i] = fused[i] + upsample(self.align[i](fused[i + 1]), 2)
+        if self.attention == "none":
+            return fused
         weights = spatial_attention(differences)
+        if self.attention == "residual":
+            weights = [1 + weight for weight in weights]
         return [level * weight for level, weight in zip(fused, weights, strict=True)]
+
+
+class CoordinateAttention(nn.Module):
+    """Coordinate attention (Hou et al. 2021, §3.2): weights along rows and along columns from means across the other.
+
+    forward: float32 (B, C, H, W) → (B, C, H, W).
+    """
+
+    def __init__(self, channels: int, reduction: int = 32) -> None:
+        super().__init__()
+        hidden = max(8, channels // reduction)
+        self.squeeze = nn.Sequential(nn.Conv2d(channels, hidden, 1), nn.BatchNorm2d(hidden), nn.Hardswish())
+        self.rows, self.columns = nn.Conv2d(hidden, channels, 1), nn.Conv2d(hidden, channels, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """See the class."""
+        h, w = x.shape[2:]
+        along = torch.cat([x.mean(3, keepdim=True), x.mean(2, keepdim=True).transpose(2, 3)], dim=2)  # (B, C, H+W, 1)
+        rows, columns = torch.split(self.squeeze(along), [h, w], dim=2)
+        weighted: Tensor = x * self.rows(rows).sigmoid() * self.columns(columns.transpose(2, 3)).sigmoid()
+        return weighted
 
 
 class UNetDecoder(nn.Module):
     """Decoder g: from the coarsest level up, joining each finer level by a skip connection (§2.3).
 
     Args:
-        channels: C of each level, finest first, strides 4, 8, 16.
-        stride: 4 ends at the finest level; 1 goes on to full resolution as the paper does, at 3.5 times the work.
+        channels: of each level, finest first, strides 4, 8, 16.
+        stride: 4 ends at the finest level; 1 goes on to full resolution as the paper does, at several times the work.
     """
 
     def __init__(self, channels: Sequence[int], stride: int = 4) -> None:
         super().__init__()
         c1, c2, c3 = channels
-        self.up2 = conv_block(c3, c2)
-        self.join2 = nn.Sequential(conv_block(2 * c2, c2), conv_block(c2, c2))
-        self.up1 = conv_block(c2, c1)
+        self.up2 = conv_block(c3, c2, kernel=1)
+        self.join2 = conv_block(2 * c2, c2)
+        self.up1 = conv_block(c2, c1, kernel=1)
         self.join1 = nn.Sequential(conv_block(2 * c1, c1), conv_block(c1, c1))
         self.finer = nn.ModuleList(conv_block(c1, c1) for _ in range({4: 0, 1: 2}[stride]))
         self.head = nn.Conv2d(c1, 2, 3, padding=1)
         self.stride = stride
 
     def forward(self, levels: Sequence[Tensor]) -> Tensor:
-        """Fused levels (B, C, H, W), finest first → logits (B, 2, H, W) of normal and anomalous, full resolution."""
+        """Fused levels (B, C, H, W), finest first → logits of normal and anomalous, (B, 2, H/stride, W/stride)."""
         e1, e2, e3 = levels
-        x = self.join2(torch.cat([self.up2(upsample(e3, 2)), e2], dim=1))
-        x = self.join1(torch.cat([self.up1(upsample(x, 2)), e1], dim=1))
+        x = self.join2(torch.cat([upsample(self.up2(e3), 2), e2], dim=1))
+        x = self.join1(torch.cat([upsample(self.up1(x), 2), e1], dim=1))
         for block in self.finer:
             x = block(upsample(x, 2))
-        return upsample(self.head(x), self.stride)
+        logits: Tensor = self.head(x)
+        return logits
 
 
 def conv_block(c_in: int, c_out: int, kernel: int = 3) -> nn.Module:

@@ -3,68 +3,150 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
 
-from mapl_edge.model.decoder import MultiScaleFusion, UNetDecoder
+from mapl_edge.config import TrainConfig
+from mapl_edge.errors import BundleError
+from mapl_edge.model.decoder import MultiScaleFusion, UNetDecoder, upsample
 from mapl_edge.model.encoder import STRIDES, Encoder
-from mapl_edge.model.memory import ImageMemory
+from mapl_edge.model.evidence import Evidence, log_odds
+from mapl_edge.model.memory import ImageMemory, Match, Memory, PatchMemory
+from mapl_edge.model.predictor import Predictor, pooled_dims
 
-# The raw score is the mean of the highest 25 of 256x256 map pixels: a 5x5 px defect must not be diluted.
-# (MemSeg takes 100, which is the area of a scratch 2 px wide and 50 px long.)
+# Without the distance the raw score is the mean of the highest 25 of 256x256 map pixels: a 5x5 px defect must not be
+# diluted. (MemSeg takes 100, which is the area of a scratch 2 px wide and 50 px long.)
 TOP_FRACTION = 25 / 256**2
+
+
+@dataclass(frozen=True)
+class Compared:
+    """Pictures and what they were compared with; all scaled to unit deviation on normals.
+
+    Attributes:
+        features, differences: x and DI*, float32 (B, C, H, W) per level.
+        distance: float32 (B, 1, H/8, W/8), zero mean and unit deviation on normals.
+        sources: int64 (B, H/8, W/8), see `Match`.
+    """
+
+    features: list[Tensor]
+    differences: list[Tensor]
+    distance: Tensor
+    sources: Tensor
 
 
 class Detector(nn.Module):
     """One part's model.
 
     Attributes:
-        encoder: frozen; pictures → features x at strides 4, 8, 16.
+        encoder: pictures → features x at strides 4, 8, 16.
         scale1..3: float32 (C, 1, 1), one over the standard deviation of each channel on normal pictures, so that a
             squared difference counts alike in all channels.
-        memory: K normal samples.
+        memory: normal samples.
+        distance_unit: float32 (2,), mean and deviation of the distance on normal pictures.
         fusion, decoder: the trained parts.
+        predictor: q, trained with pseudo-labels; no part of the score.
+        evidence: joins decoder and distance.
+        filled_by: int64 (), fingerprint of the encoder that filled the memory.
     """
 
-    def __init__(self, encoder: Encoder, size_hw: tuple[int, int], samples: int, decoder_stride: int) -> None:
+    distance_unit: Tensor
+    filled_by: Tensor
+
+    def __init__(self, encoder: Encoder, memory: Memory, config: TrainConfig) -> None:
         super().__init__()
-        h, w = size_hw
+        self.size_hw = h, w = config.contract.size_hw
         self.encoder = encoder
         for level, c in enumerate(encoder.channels, start=1):
             self.register_buffer(f"scale{level}", torch.ones(c, 1, 1))
-        self.memory = ImageMemory(
-            samples, [(c, h // s, w // s) for c, s in zip(encoder.channels, STRIDES, strict=True)]
+        self.memory = memory
+        self.register_buffer("distance_unit", torch.tensor([0.0, 1.0]))
+        self.register_buffer("filled_by", torch.zeros((), dtype=torch.int64))
+        self.fusion = MultiScaleFusion(
+            encoder.channels,
+            config.fusion,
+            config.spatial_attention,
+            config.coordinate_attention,
+            config.distance,
         )
-        self.fusion = MultiScaleFusion(encoder.channels)
-        self.decoder = UNetDecoder(encoder.channels, decoder_stride)
+        self.decoder = UNetDecoder(self.fusion.widths, config.decoder_stride)
+        self.predictor = Predictor(pooled_dims(encoder.channels))
+        self.evidence = Evidence(config.contract.size_hw) if config.distance else None
         self.top_k = max(1, round(TOP_FRACTION * h * w))
 
     def forward(self, pictures: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Prepared pictures, uint8 (B, H, W, 3) BGR → raw scores (B,), anomaly maps (B, H, W), nearest sample (B,)."""
-        x = self.encode(pictures)
-        nearest = self.memory.nearest(x)
-        logits = self.decode(x, self.memory.difference(x, nearest))  # (B, 2, H, W)
-        maps = logits.softmax(1)[:, 1]  # (B, H, W)
-        scores = maps.flatten(1).topk(self.top_k, dim=1).values.mean(1)
-        return scores, maps, nearest
+        """Prepared pictures, uint8 (B, H, W, 3) BGR → raw scores (B,), anomaly maps (B, H, W), nearest normal (B,)."""
+        compared = self.compare(self.encode(pictures))
+        scores, maps = self.judge(compared, self.decode(compared))
+        worst = compared.distance.flatten(1).argmax(1, keepdim=True)
+        return scores, maps, compared.sources.flatten(1).gather(1, worst)[:, 0]
 
     def encode(self, pictures: Tensor) -> list[Tensor]:
         """uint8 (B, H, W, 3) → x, one (B, C, H, W) per level, each channel scaled to unit deviation on normals."""
-        raw = self.encoder(pictures)
+        return self.scaled(self.encoder(pictures))
+
+    def scaled(self, raw: Sequence[Tensor]) -> list[Tensor]:
+        """The encoder's maps → x."""
         return [level * self.get_buffer(f"scale{i}") for i, level in enumerate(raw, start=1)]
 
-    def decode(self, features: Sequence[Tensor], differences: Sequence[Tensor]) -> Tensor:
-        """x and DI* → logits (B, 2, H, W)."""
-        logits: Tensor = self.decoder(self.fusion(features, differences))
+    def compare(self, features: list[Tensor], exclude: Tensor | None = None) -> Compared:
+        """x → x with DI*, the squared difference to the nearest normal (Eq. 7, 8), and the distance."""
+        match: Match = self.memory.match(features, exclude)
+        differences = [(m - x).square() for m, x in zip(match.values, features, strict=True)]
+        distance = (match.distance - self.distance_unit[0]) / self.distance_unit[1]
+        return Compared(features, differences, distance, match.sources)
+
+    def decode(self, compared: Compared) -> Tensor:
+        """Logits of normal and anomalous, (B, 2, H/s, W/s), s = the decoder's stride."""
+        logits: Tensor = self.decoder(self.fusion(compared.features, compared.differences, compared.distance))
         return logits
 
-    def trainable(self) -> list[nn.Parameter]:
-        """The parameters that training moves; the encoder stays frozen."""
-        return [*self.fusion.parameters(), *self.decoder.parameters()]
+    def judge(self, compared: Compared, logits: Tensor) -> tuple[Tensor, Tensor]:
+        """Raw scores (B,) and anomaly maps (B, H, W)."""
+        if self.evidence is not None:
+            scores, maps = self.evidence(log_odds(logits, self.decoder.stride), compared.distance)
+            return scores, maps
+        maps = upsample(logits, self.decoder.stride).softmax(1)[:, 1]
+        return maps.flatten(1).topk(self.top_k, dim=1).values.mean(1), maps
 
-    def train(self, mode: bool = True) -> Detector:
-        """Training mode for the trained parts only: the frozen encoder keeps its batch statistics."""
-        super().train(mode)
-        self.encoder.eval()
-        return self
+    def fill_memory(self, raw: Sequence[Tensor], sources: Tensor) -> None:
+        """Set channel scales and memory from normal pictures, the encoder's maps (K, C, H, W) per level, as it is now.
+
+        `sources`, int64 (K,), says whose pictures they are; a disturbed copy has its original's.
+        """
+        with torch.no_grad():
+            for level, features in enumerate(raw, start=1):
+                deviation = features.std(dim=(0, 2, 3), keepdim=True)[0]  # (C, 1, 1)
+                # A channel that never moves on normals must not blow up at the first speck of noise.
+                floor = 0.05 * float(deviation.median()) + 1e-6
+                self.get_buffer(f"scale{level}").copy_(1 / deviation.clamp_min(floor))
+            self.memory.fill(self.scaled(raw), sources)
+        self.filled_by.fill_(self.encoder.fingerprint())
+
+    def check_fresh(self) -> None:
+        """Raise BundleError if the encoder has moved since the memory was filled: the two would not fit together."""
+        if int(self.filled_by) != self.encoder.fingerprint():
+            raise BundleError(
+                "the memory was filled by another encoder than this model's (a stale bank): the encoder's weights "
+                "changed afterwards; train again"
+            )
+
+    def trainable(self) -> list[nn.Parameter]:
+        """The parameters that training moves: head, q, and the encoder where it trains."""
+        return [p for p in self.parameters() if p.requires_grad]
+
+
+def empty_memory(config: TrainConfig, channels: Sequence[int], size: int) -> Memory:
+    """A memory of the configured scope, which must be decided: `size` pictures, or patches.
+
+    Raises:
+        ValueError: the scope is still "auto".
+    """
+    if config.memory == "auto":
+        raise ValueError('memory is "auto": decide first, see mapl_edge.model.train')
+    if config.memory == "patch":
+        return PatchMemory(size, channels, config.reduction, config.position_weight, config.seed)
+    h, w = config.contract.size_hw
+    return ImageMemory(size, [(c, h // s, w // s) for c, s in zip(channels, STRIDES, strict=True)])

@@ -7,20 +7,20 @@ carry ImageNet weights; `vaegan` is the paper's own, which is trained together w
 from __future__ import annotations
 
 import difflib
+import hashlib
 import pickle
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Literal, get_args
+from typing import get_args
 
 import torch
 from safetensors import SafetensorError
 from safetensors.torch import load
 from torch import Tensor, nn
 
+from mapl_edge.config import EncoderName
 from mapl_edge.errors import BundleError, ConfigError
-
-EncoderName = Literal["efficientnet_lite0", "efficientnet_lite1", "efficientnet_lite2", "resnet18", "vaegan"]
 
 STRIDES = (4, 8, 16)
 
@@ -50,6 +50,13 @@ class Encoder(nn.Module, ABC):
         Raises:
             BackendUnavailable: they are not on this machine and cannot be fetched.
         """
+
+    def fingerprint(self) -> int:
+        """A number that changes with any weight or statistic, for those who keep what this encoder said."""
+        digest = hashlib.sha256()
+        for value in self.state_dict().values():
+            digest.update(value.contiguous().numpy().tobytes())
+        return int.from_bytes(digest.digest()[:8], "big", signed=True)
 
     def train(self, mode: bool = True) -> Encoder:
         """Training mode, for an encoder that training may move."""

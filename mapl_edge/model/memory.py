@@ -1,60 +1,242 @@
-"""Memory: N normal samples as whole feature pyramids, and the difference to the nearest of them (MAPL §2.3)."""
+"""Memory: what normal looks like, and the normal sample that a picture is compared with (MAPL §2.3).
+
+ImageMemory is the paper's: N whole pyramids, the nearest one for the whole picture (Eq. 7 and 8). PatchMemory is ours,
+for parts that lie at any angle or differ from each other: the nearest patch for each place, from any picture and place.
+Both answer with a `Match` and are modules with buffers: saved, moved and exported with the model.
+"""
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from mapl_edge.model.coreset import cluster_centres, coreset
 
-class ImageMemory(nn.Module):
-    """Memory information MI (§2.3): a module with buffers, so that it is saved, moved and exported with the model.
+CANDIDATES = 60_000  # patches that a reduction chooses from; more take minutes and change little
+SEARCH_DIMS = 64  # of the principal components that patches are searched by
+
+
+@dataclass(frozen=True)
+class Match:
+    """What a batch of pictures was compared with.
+
+    Attributes:
+        values: m, float32 (B, C, H, W) for each level: the features of the nearest normal.
+        distance: float32 (B, 1, H/8, W/8): between the descriptors of x and m at each place of stride 8.
+        sources: int64 (B, H/8, W/8): which normal picture m is from at each place.
+    """
+
+    values: list[Tensor]
+    distance: Tensor
+    sources: Tensor
+
+
+class Memory(nn.Module, ABC):
+    """Memory bank MB. Features are pyramids at strides 4, 8, 16, one (B, C, H, W) per level."""
+
+    scope: Literal["image", "patch"]
+
+    @abstractmethod
+    def fill(self, features: Sequence[Tensor], sources: Tensor) -> None:
+        """Learn from K normal pyramids, one (K, C, H, W) per level; `sources` int64 (K,) says whose they are."""
+
+    @abstractmethod
+    def match(self, features: Sequence[Tensor], exclude: Tensor | None = None) -> Match:
+        """The nearest normal.
+
+        Args:
+            features: x, one (B, C, H, W) per level.
+            exclude: int64 (B,), a source to leave out for each picture, -1 for none: a picture that is itself in the
+                memory must not be compared with itself, or training would see differences that no new part has.
+        """
+
+
+class ImageMemory(Memory):
+    """Memory information MI (§2.3): K whole pyramids.
 
     Attributes:
         bank: float32 (K, D), each row one sample's pyramid, flattened level by level.
+        source: int64 (K,), whose pyramid it is.
         shapes: (C, H, W) of each level.
     """
 
+    scope = "image"
     bank: Tensor
+    source: Tensor
 
     def __init__(self, samples: int, shapes: Sequence[tuple[int, int, int]]) -> None:
         super().__init__()
         self.shapes = tuple(shapes)
         self.sizes = [c * h * w for c, h, w in self.shapes]
         self.register_buffer("bank", torch.zeros(samples, sum(self.sizes)))
+        self.register_buffer("source", torch.zeros(samples, dtype=torch.int64))
 
-    @property
-    def samples(self) -> int:
-        """K, the number of normal samples."""
-        return self.bank.shape[0]
+    def fill(self, features: Sequence[Tensor], sources: Tensor) -> None:
+        """See `Memory`; K must be the number of samples."""
+        self.bank.copy_(_flat(features))
+        self.source.copy_(sources)
 
-    def fill(self, features: Sequence[Tensor]) -> None:
-        """Store the pyramids of K normal pictures: one (K, C, H, W) per level."""
-        self.bank.copy_(self._flat(features))
+    def match(self, features: Sequence[Tensor], exclude: Tensor | None = None) -> Match:
+        """See `Memory`. Eq. 7 and 8: the sample with the least sum of squared differences over all levels."""
+        index = self.nearest(features, exclude)
+        rows = torch.split(self.bank[index], self.sizes, dim=1)
+        values = [row.view(-1, *shape) for row, shape in zip(rows, self.shapes, strict=True)]
+        distance = (descriptors(features) - descriptors(values)).square().sum(1, keepdim=True).sqrt()
+        _, h, w = self.shapes[1]
+        return Match(values, distance, self.source[index].view(-1, 1, 1).expand(-1, h, w))
 
     def nearest(self, features: Sequence[Tensor], exclude: Tensor | None = None) -> Tensor:
-        """Index of the nearest sample, int64 (B,) (Eq. 7 and 8: least sum of squared differences over all levels).
+        """Index of the nearest sample, int64 (B,).
 
         |x - m|² = |x|² - 2 x·m + |m|², and |x|² is the same for all m: one matrix product finds the minimum.
-
-        Args:
-            features: one (B, C, H, W) per level.
-            exclude: int64 (B,), a sample to leave out for each picture, -1 for none: a picture that is itself in the
-                memory must not be compared with itself, or training would see differences that no new part has.
         """
-        x = self._flat(features)  # (B, D)
+        x = _flat(features)  # (B, D)
         partial = self.bank.square().sum(1) - 2 * F.linear(x, self.bank)  # (B, K)
         if exclude is not None:
-            own = exclude.unsqueeze(1) == torch.arange(self.samples)  # (B, K)
-            partial = partial.masked_fill(own, float("inf"))
+            partial = partial.masked_fill(exclude.unsqueeze(1) == self.source, float("inf"))
         return partial.argmin(1)
 
-    def difference(self, features: Sequence[Tensor], index: Tensor) -> list[Tensor]:
-        """DI* (Eq. 7, 8): squared difference to the sample `index` (B,), one (B, C, H, W) per level."""
-        rows = torch.split(self.bank[index], self.sizes, dim=1)
-        return [(row.view(-1, *shape) - x).square() for row, shape, x in zip(rows, self.shapes, features, strict=True)]
 
-    def _flat(self, features: Sequence[Tensor]) -> Tensor:
-        return torch.cat([level.flatten(1) for level in features], dim=1)
+class PatchMemory(Memory):
+    """Patches of normal pictures: for each place of stride 8 the features of all levels there.
+
+    A patch is searched by the leading principal components of its descriptor, which keeps the matrix product small, and
+    compared by the whole descriptor.
+
+    Attributes:
+        columns: float32 (K, D): features of all levels at a place: four of stride 4, one of stride 8, one of stride 16
+            interpolated.
+        descriptors: float32 (K, E): of the same places, see `descriptors`, and with a position code two values more.
+        source: int64 (K,): the picture that the patch is from.
+        mean, basis: float32 (E,), (E, S): of the principal components.
+        position_weight: how much a patch's place counts in the search, in units of the descriptors.
+    """
+
+    scope = "patch"
+    columns: Tensor
+    descriptors: Tensor
+    source: Tensor
+    mean: Tensor
+    basis: Tensor
+
+    def __init__(
+        self,
+        patches: int,
+        channels: Sequence[int],
+        reduction: Literal["coreset", "kmeans"] = "coreset",
+        position_weight: float = 0.0,
+        seed: int = 0,
+    ) -> None:
+        super().__init__()
+        c1, c2, c3 = self.channels = tuple(channels)
+        self.reduction, self.position_weight, self.seed = reduction, position_weight, seed
+        dims = c1 + c2 + c3 + (2 if position_weight else 0)
+        self.register_buffer("columns", torch.zeros(patches, 4 * c1 + c2 + c3))
+        self.register_buffer("descriptors", torch.zeros(patches, dims))
+        self.register_buffer("source", torch.zeros(patches, dtype=torch.int64))
+        self.register_buffer("mean", torch.zeros(dims))
+        self.register_buffer("basis", torch.zeros(dims, min(SEARCH_DIMS, dims)))
+
+    def fill(self, features: Sequence[Tensor], sources: Tensor) -> None:
+        """See `Memory`. Where there are fewer patches than the memory holds, the last is repeated."""
+        with torch.no_grad():
+            generator = torch.Generator().manual_seed(self.seed)
+            described = torch.cat([_places(self._described(one)) for one in _in_batches(features)])  # (N, E)
+            picked = torch.randperm(len(described), generator=generator)[:CANDIDATES]
+            candidates = described[picked]
+            self.mean.copy_(candidates.mean(0))
+            centred = candidates - self.mean
+            _, vectors = torch.linalg.eigh(centred.T @ centred)  # ascending
+            self.basis.copy_(vectors[:, -self.basis.shape[1] :])
+            reduce = {"coreset": coreset, "kmeans": cluster_centres}[self.reduction]
+            chosen = picked[reduce(centred @ self.basis, len(self.source), self.seed)]
+            chosen = torch.cat([chosen, chosen[-1:].expand(len(self.source) - len(chosen))])
+            per_picture = features[1].shape[2] * features[1].shape[3]
+            self.descriptors.copy_(described[chosen])
+            self.source.copy_(sources[chosen // per_picture])
+            first = 0
+            for one in _in_batches(features):  # a batch at a time: all columns at once would be gigabytes
+                columns = _places(_columns(one))
+                here = (chosen >= first) & (chosen < first + len(columns))
+                self.columns[here] = columns[chosen[here] - first]
+                first += len(columns)
+
+    def match(self, features: Sequence[Tensor], exclude: Tensor | None = None) -> Match:
+        """See `Memory`."""
+        b, _, h, w = features[1].shape
+        described = _places(self._described(features))  # (B·h·w, E)
+        x = (described - self.mean) @ self.basis  # (B·h·w, S)
+        m = (self.descriptors - self.mean) @ self.basis  # (K, S)
+        partial = m.square().sum(1) - 2 * F.linear(x, m)  # (B·h·w, K)
+        if exclude is not None:
+            own = exclude.repeat_interleave(h * w).unsqueeze(1) == self.source
+            partial = partial.masked_fill(own, float("inf"))
+        index = partial.argmin(1)
+        distance = (described - self.descriptors[index]).square().sum(1).sqrt().view(b, 1, h, w)
+        columns = self.columns[index].view(b, h, w, -1).permute(0, 3, 1, 2)  # (B, D, h, w)
+        c1, c2, _ = self.channels
+        fine, middle, coarse = columns[:, : 4 * c1], columns[:, 4 * c1 : 4 * c1 + c2], columns[:, 4 * c1 + c2 :]
+        values = [F.pixel_shuffle(fine, 2), middle, F.avg_pool2d(coarse, 2)]
+        return Match(values, distance, self.source[index].view(b, h, w))
+
+    def margin(self, features: Sequence[Tensor]) -> Tensor:
+        """How clear the choice of the nearest patch is: least relative gap to the second, float32 (B,).
+
+        Where it is near the rounding of float32 two engines may choose differently, both rightly.
+        """
+        b = len(features[1])
+        x = (_places(self._described(features)) - self.mean) @ self.basis
+        two = torch.cdist(x, (self.descriptors - self.mean) @ self.basis).topk(2, largest=False).values
+        return ((two[:, 1] - two[:, 0]) / (two[:, 1] + 1e-6)).view(b, -1).amin(1)
+
+    def _described(self, features: Sequence[Tensor]) -> Tensor:
+        found = descriptors(features)
+        if not self.position_weight:
+            return found
+        b, _, h, w = found.shape
+        y = torch.linspace(-1, 1, h).view(1, 1, h, 1).expand(b, 1, h, w)
+        x = torch.linspace(-1, 1, w).view(1, 1, 1, w).expand(b, 1, h, w)
+        return torch.cat([found, self.position_weight * y, self.position_weight * x], dim=1)
+
+
+def descriptors(features: Sequence[Tensor]) -> Tensor:
+    """What a place of stride 8 looks like: all levels there, each averaged over 3x3 of its own cells (PatchCore §3.1).
+
+    Cells outside the picture count as zeros. So places at the border look unlike all others and find each other: border
+    effects of the encoder are no defects.
+
+    Args:
+        features: one (B, C, H, W) per level, strides 4, 8, 16.
+
+    Returns:
+        float32 (B, C1 + C2 + C3, H/8, W/8).
+    """
+    fine, middle, coarse = (F.avg_pool2d(x, 3, 1, 1) for x in features)
+    return torch.cat([F.avg_pool2d(fine, 2), middle, _twice(coarse)], dim=1)
+
+
+def _columns(features: Sequence[Tensor]) -> Tensor:
+    fine, middle, coarse = features
+    return torch.cat([F.pixel_unshuffle(fine, 2), middle, _twice(coarse)], dim=1)
+
+
+def _twice(x: Tensor) -> Tensor:
+    return F.interpolate(x, scale_factor=2, mode="bilinear", align_corners=False)
+
+
+def _places(x: Tensor) -> Tensor:
+    return x.permute(0, 2, 3, 1).reshape(-1, x.shape[1])  # (B, C, H, W) → (B·H·W, C)
+
+
+def _in_batches(features: Sequence[Tensor], size: int = 8) -> list[list[Tensor]]:
+    return [[level[i : i + size] for level in features] for i in range(0, len(features[0]), size)]
+
+
+def _flat(features: Sequence[Tensor]) -> Tensor:
+    return torch.cat([level.flatten(1) for level in features], dim=1)

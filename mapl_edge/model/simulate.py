@@ -1,6 +1,6 @@
-"""Simulated anomalies (MAPL §2.1): a Perlin mask on the part, filled with a foreign texture or shuffled structure.
+"""Simulated anomalies (MAPL §2.1): a mask on the part, filled with foreign texture or structure out of place.
 
-Sample i depends only on the seed and on i, so a run can be repeated, resumed and split.
+Sample i depends only on the seed, on i and on the pictures given, so a run can be repeated, resumed and split.
 """
 
 from __future__ import annotations
@@ -12,10 +12,19 @@ import cv2
 import numpy as np
 
 from mapl_edge.arrays import BoolArray, FloatArray, UInt8Array
+from mapl_edge.model.fills import (
+    altered_light,
+    blurred,
+    moved_structure,
+    plain_colour,
+    procedural_texture,
+    shuffled_structure,
+)
+from mapl_edge.model.masks import few_of, foreground, line_mask, perlin_mask, spot_mask
 
 OPACITY = (0.15, 1.0)  # the range of δ in Eq. 1
-PERLIN_SCALES = (1, 2, 4, 8, 16)  # cells along a side: large blobs to small specks
-MIN_PIXELS = 12  # a smaller mask is drawn again; nothing could be learned from it
+MIN_PIXELS = 6  # a smaller mask is drawn again; nothing could be learned from it
+MIN_CHANGE = 12  # grey levels, mean over the mask: δ is raised to it, as far as 1; nobody sees less
 
 
 @dataclass(frozen=True)
@@ -25,10 +34,14 @@ class Simulator:
     Attributes:
         seed: with the sample's number it decides everything.
         textures: uint8 (H, W, 3) BGR pictures, of the prepared size or larger; empty: procedural textures.
+        donors: other prepared normal pictures, uint8 (H, W, 3), whose structure may appear; empty: the picture's own.
+        only_paper: masks from Perlin noise and the paper's two sources alone, every mask as it falls and δ as drawn.
     """
 
     seed: int
     textures: Sequence[UInt8Array] = ()
+    donors: Sequence[UInt8Array] | UInt8Array = ()
+    only_paper: bool = False
 
     def sample(self, picture: UInt8Array, i: int) -> tuple[UInt8Array, UInt8Array]:
         """Simulate anomaly number i on a prepared normal picture.
@@ -37,150 +50,67 @@ class Simulator:
             The anomalous picture I_A, uint8 (H, W, 3), and its mask M, uint8 (H, W), 0 or 1.
         """
         rng = np.random.default_rng([self.seed, i])
-        part = foreground(picture)
-        mask = np.zeros(picture.shape[:2], np.bool_)
+        mask = self._mask(rng, foreground(picture))
+        noise = self._texture(rng, picture) if rng.random() < 0.5 else self._structure(rng, picture)  # §3.3
+        if bool((picture == picture[:, :, :1]).all()):  # a grey camera sees no colours
+            noise = np.repeat(cv2.cvtColor(noise, cv2.COLOR_BGR2GRAY)[:, :, None], 3, axis=2)
+        opacity = rng.uniform(*OPACITY)
+        if self.only_paper:
+            return blend(picture, noise, mask.astype(np.float32), opacity), mask.astype(np.uint8)
+        seen = float(np.abs(noise[mask].astype(np.float32) - picture[mask]).mean()) if mask.any() else 0.0
+        opacity = min(1.0, max(opacity, MIN_CHANGE / max(seen, 1e-3)))
+        return blend(picture, noise, soft_edge(mask, rng.choice((0.0, 0.6, 1.2))), opacity), mask.astype(np.uint8)
+
+    def _mask(self, rng: np.random.Generator, part: BoolArray) -> BoolArray:
+        mask = part
         for attempt in range(20):
-            mask = perlin_mask(rng, picture.shape[:2]) & (part if attempt < 10 else True)
-            if rng.random() < 0.5:
-                mask = few_of(rng, mask)
+            on = part if attempt < 10 else np.ones_like(part)
+            kind = 0.0 if self.only_paper else rng.random()
+            if kind < 0.5:
+                mask = perlin_mask(rng, part.shape) & on
+                if not self.only_paper and rng.random() < 0.6:
+                    mask = few_of(rng, mask)
+            else:
+                mask = (line_mask if kind < 0.75 else spot_mask)(rng, part.shape) & on
             if mask.sum() >= MIN_PIXELS:
                 break
-        source = rng.random()  # texture and structure with equal probability (§3.3)
-        if source < 0.5:
-            noise = self._texture(rng, picture)
-        else:
-            noise = shuffled_structure(rng, picture) if source < 0.75 else altered_light(rng, picture)
-        anomalous = blend(picture, noise, mask, opacity=rng.uniform(*OPACITY))
-        return anomalous, mask.astype(np.uint8)
+        return mask
 
     def _texture(self, rng: np.random.Generator, picture: UInt8Array) -> UInt8Array:
         h, w = picture.shape[:2]
+        if not self.only_paper and rng.random() < 0.4:
+            return plain_colour(rng, (h, w))
         if not self.textures:
             return procedural_texture(rng, (h, w))
         source = self.textures[int(rng.integers(len(self.textures)))]
         y, x = (int(rng.integers(have - want + 1)) for have, want in zip(source.shape[:2], (h, w), strict=True))
         return source[y : y + h, x : x + w]
 
+    def _structure(self, rng: np.random.Generator, picture: UInt8Array) -> UInt8Array:
+        kind = 0.0 if self.only_paper else rng.random()
+        if kind < 0.25:
+            return shuffled_structure(rng, picture)
+        if kind < 0.6:
+            others = len(self.donors) > 0 and rng.random() < 0.5
+            return moved_structure(rng, self.donors[int(rng.integers(len(self.donors)))] if others else picture)
+        return altered_light(rng, picture) if kind < 0.9 else blurred(rng, picture)
 
-def blend(picture: UInt8Array, noise: UInt8Array, mask: BoolArray, opacity: float) -> UInt8Array:
+
+def blend(picture: UInt8Array, noise: UInt8Array, mask: FloatArray, opacity: float) -> UInt8Array:
     """I_A = M̄ ⊙ I + δ (M ⊙ I_n) + (1 - δ)(M ⊙ I), rounded (Eq. 1 and 2).
 
     Args:
         picture: I, uint8 (H, W, 3).
         noise: I_n, uint8 (H, W, 3).
-        mask: M, bool (H, W).
+        mask: M, float32 (H, W), 0 or 1; between them where the edge is soft: there δ is that much smaller.
         opacity: δ in [0.15, 1].
     """
-    mixed = cv2.addWeighted(noise, opacity, picture, 1 - opacity, 0)
-    return np.where(mask[:, :, None], mixed, picture).astype(np.uint8)
+    weight = np.float32(opacity) * mask[:, :, None]
+    mixed = picture + weight * (noise.astype(np.float32) - picture)
+    return np.asarray(np.clip(np.rint(mixed), 0, 255), np.uint8)
 
 
-def perlin_mask(rng: np.random.Generator, size_hw: tuple[int, int]) -> BoolArray:
-    """M_p: two-dimensional Perlin noise of random scale and angle, cut at a threshold. bool (H, W)."""
-    h, w = size_hw
-    cells = tuple(int(rng.choice(PERLIN_SCALES)) for _ in range(2))
-    noise = perlin_noise(rng, size_hw, (cells[0], cells[1]))
-    turn = cv2.getRotationMatrix2D((w / 2, h / 2), float(rng.uniform(-90, 90)), 1.0)
-    turned = cv2.warpAffine(noise, turn, (w, h), borderMode=cv2.BORDER_REFLECT)
-    return np.asarray(turned > 0.5, dtype=np.bool_)
-
-
-def few_of(rng: np.random.Generator, mask: BoolArray) -> BoolArray:
-    """One to three of the mask's connected regions: most real defects come alone."""
-    count, labels = cv2.connectedComponents(mask.astype(np.uint8), connectivity=8)
-    if count <= 2:
-        return mask
-    kept = rng.choice(np.arange(1, count), size=min(int(rng.integers(1, 4)), count - 1), replace=False)
-    return np.isin(labels, kept)
-
-
-def perlin_noise(rng: np.random.Generator, size_hw: tuple[int, int], cells: tuple[int, int]) -> FloatArray:
-    """Gradient noise after Perlin (1985), about -1 to 1, float32 (H, W).
-
-    Each lattice corner has a random unit gradient; a pixel's value is the smoothly weighted mean of its four corners'
-    gradients times the pixel's offset from them, scaled by √2.
-    """
-    h, w = size_hw
-    ny, nx = cells
-    angle = rng.uniform(0, 2 * np.pi, (ny + 1, nx + 1)).astype(np.float32)
-    gy, gx = np.sin(angle), np.cos(angle)
-    y = (np.arange(h, dtype=np.float32) + 0.5) * (ny / h)
-    x = (np.arange(w, dtype=np.float32) + 0.5) * (nx / w)
-    iy, ix = y.astype(int), x.astype(int)
-    fy, fx = (y - iy)[:, None], (x - ix)[None, :]
-
-    def corner(dy: int, dx: int) -> FloatArray:
-        at = np.ix_(iy + dy, ix + dx)
-        return np.asarray(gy[at] * (fy - dy) + gx[at] * (fx - dx), dtype=np.float32)
-
-    sy, sx = (t**3 * (t * (6 * t - 15) + 10) for t in (fy, fx))
-    top = corner(0, 0) * (1 - sx) + corner(0, 1) * sx
-    below = corner(1, 0) * (1 - sx) + corner(1, 1) * sx
-    return np.asarray(np.sqrt(2) * (top * (1 - sy) + below * sy), dtype=np.float32)
-
-
-def foreground(picture: UInt8Array) -> BoolArray:
-    """M_I: where the part is, by binarisation (§2.1). bool (H, W).
-
-    Otsu's threshold on the blurred grey picture; the side that the border belongs to is the background, be it darker or
-    lighter. A picture that does not split (a surface that fills the view) is foreground everywhere.
-    """
-    grey = cv2.GaussianBlur(cv2.cvtColor(picture, cv2.COLOR_BGR2GRAY), (7, 7), 0)
-    _, light = cv2.threshold(grey, 0, 255, cv2.THRESH_BINARY | cv2.THRESH_OTSU)
-    everywhere = np.ones(grey.shape, np.bool_)
-    border = np.concatenate([light[0], light[-1], light[:, 0], light[:, -1]]) > 0
-    share = float(border.mean())
-    inside = light > 0
-    if 0.2 < share < 0.8:  # the border belongs to neither side
-        return everywhere
-    part = ~inside if share >= 0.8 else inside
-    contrast = abs(float(grey[part].mean()) - float(grey[~part].mean())) if part.any() and not part.all() else 0.0
-    if contrast < 20 or not 0.05 < part.mean() < 0.95:
-        return everywhere
-    # Shadows and holes inside the outline belong to the part: a defect may lie there too.
-    outlines, _ = cv2.findContours(part.astype(np.uint8), cv2.RETR_EXTERNAL, cv2.CHAIN_APPROX_NONE)
-    filled = np.zeros(grey.shape, np.uint8)
-    cv2.drawContours(filled, list(outlines), -1, (1,), thickness=cv2.FILLED)
-    return filled.astype(np.bool_)
-
-
-def shuffled_structure(rng: np.random.Generator, picture: UInt8Array, cells: int = 8) -> UInt8Array:
-    """The picture itself with altered light, cut into cells x cells tiles that are shuffled: foreign structure."""
-    h, w = picture.shape[:2]
-    altered = altered_light(rng, picture) if rng.random() < 0.5 else picture
-    if rng.random() < 0.5:
-        altered = altered[:, ::-1]
-    if rng.random() < 0.5:
-        altered = altered[::-1]
-    tiles = altered.reshape(cells, h // cells, cells, w // cells, 3).swapaxes(1, 2).reshape(cells**2, h // cells, -1, 3)
-    tiles = tiles[rng.permutation(cells**2)]
-    return np.ascontiguousarray(
-        tiles.reshape(cells, cells, h // cells, w // cells, 3).swapaxes(1, 2).reshape(h, w, 3), dtype=np.uint8
-    )
-
-
-def altered_light(rng: np.random.Generator, picture: UInt8Array) -> UInt8Array:
-    """The picture brighter or darker in each colour, by 15 to 80 grey levels: stains, burns, dents that catch light."""
-    sign = rng.choice((-1.0, 1.0))
-    shift = sign * rng.uniform(15, 80) * rng.uniform(0.7, 1.3, 3)
-    return np.asarray(np.clip(picture + shift, 0, 255), dtype=np.uint8)
-
-
-def procedural_texture(rng: np.random.Generator, size_hw: tuple[int, int]) -> UInt8Array:
-    """A texture made of noise: stripes, grain or clouds between two random colours. uint8 (H, W, 3)."""
-    h, w = size_hw
-    kind = rng.integers(3)
-    if kind == 0:  # clouds
-        cells = int(rng.choice((4, 8, 16, 32)))
-        value = perlin_noise(rng, size_hw, (cells, cells))
-    elif kind == 1:  # stripes, bent by noise
-        angle, waves = rng.uniform(0, np.pi), rng.uniform(4, 60)
-        y, x = np.mgrid[0:h, 0:w].astype(np.float32)
-        along = (x * np.cos(angle) + y * np.sin(angle)) / w
-        value = np.sin(2 * np.pi * waves * along + 4 * perlin_noise(rng, size_hw, (4, 4))).astype(np.float32)
-    else:  # grain
-        coarse = rng.normal(0, 0.6, (h // 2, w // 2)).astype(np.float32)
-        value = np.asarray(cv2.resize(coarse, (w, h), interpolation=cv2.INTER_CUBIC), dtype=np.float32)
-    t = np.clip(value * 0.5 + 0.5, 0, 1)[:, :, None]
-    first, second = rng.uniform(0, 255, (2, 3))
-    return np.asarray(first * (1 - t) + second * t, dtype=np.float32).astype(np.uint8)
+def soft_edge(mask: BoolArray, sigma: float) -> FloatArray:
+    """The mask with an edge that fades inwards over about `sigma` pixels, float32 (H, W); 0 outside, as before."""
+    hard = mask.astype(np.float32)
+    return hard if sigma == 0 else np.asarray(hard * cv2.GaussianBlur(hard, (0, 0), float(sigma)), np.float32)

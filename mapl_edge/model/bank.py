@@ -1,0 +1,76 @@
+"""Bank: the normal pictures behind a memory, and what the detector usually says of them."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from mapl_edge.arrays import IntArray, UInt8Array
+from mapl_edge.config import TrainConfig
+from mapl_edge.interference import Interference
+from mapl_edge.model.detector import Detector
+from mapl_edge.model.evidence import log_odds
+from mapl_edge.model.frozen import Encode
+
+DISTURBED_SHARE = 0.3  # of the pictures are in a patch memory a second time, disturbed; more would crowd out clean ones
+USUAL = 96  # pictures that tell what is usual at each place
+
+
+class Bank:
+    """The normal pictures behind a memory.
+
+    Attributes:
+        pictures: uint8 (K, H, W, 3), each once.
+        size: samples or patches that the memory holds.
+    """
+
+    def __init__(self, pictures: UInt8Array, numbers: IntArray, config: TrainConfig, scope: str) -> None:
+        self.pictures, self._numbers = pictures, numbers
+        k = len(pictures)
+        rng = np.random.default_rng([config.seed, 3])
+        again = rng.choice(k, math.ceil(DISTURBED_SHARE * k), replace=False) if config.interference else np.arange(0)
+        self._again = again if scope == "patch" else again[:0]
+        disturbed = [Interference().augment(rng, pictures[i]) for i in self._again]
+        self._all = np.concatenate([pictures, np.stack(disturbed)]) if disturbed else pictures
+        self._sources = torch.from_numpy(np.concatenate([np.arange(k), self._again]))
+        places = pictures.shape[1] * pictures.shape[2] // 64
+        self.size = k if scope == "image" else min(config.memory_patches, places * len(self._all))
+        slots = {int(number): slot for slot, number in enumerate(numbers)}
+        self._slot_of = slots
+
+    def slots(self, own: Tensor) -> Tensor:
+        """Which of the bank's pictures a training picture is, by its number; -1 for none. int64 (B,)."""
+        return torch.tensor([self._slot_of.get(int(number), -1) for number in own])
+
+    def fill(self, detector: Detector, encode: Encode) -> None:
+        """Fill the detector's memory as its encoder is now, and learn the unit of the distance."""
+        was_training = detector.training
+        detector.eval()
+        with torch.no_grad():
+            detector.fill_memory(_encode_all(encode, self._all), self._sources)
+            detector.distance_unit.copy_(torch.tensor([0.0, 1.0]))
+            _, distance = self.usual(detector, encode, decode=False)
+            detector.distance_unit.copy_(torch.stack([distance.mean(), distance.std(correction=0).clamp_min(1e-6)]))
+        detector.train(was_training)
+
+    def usual(self, detector: Detector, encode: Encode, decode: bool = True) -> tuple[Tensor, Tensor]:
+        """Log-odds and distance of its pictures, none compared with itself: (N, 1, H/4, W/4), (N, 1, H/8, W/8)."""
+        chosen = np.linspace(0, len(self._all) - 1, min(USUAL, len(self._all))).astype(int)
+        odds, distances = [], []
+        with torch.no_grad():
+            for i in range(0, len(chosen), 8):
+                part = chosen[i : i + 8]
+                features = detector.scaled(encode(self._all[part]))
+                alone = len(self.pictures) == 1
+                compared = detector.compare(features, None if alone else self._sources[part])
+                distances.append(compared.distance)
+                odds.append(log_odds(detector.decode(compared), detector.decoder.stride) if decode else distances[-1])
+        return torch.cat(odds), torch.cat(distances)
+
+
+def _encode_all(encode: Encode, pictures: UInt8Array) -> list[Tensor]:
+    parts = [encode(pictures[i : i + 8]) for i in range(0, len(pictures), 8)]
+    return [torch.cat(level) for level in zip(*parts, strict=True)]

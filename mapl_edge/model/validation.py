@@ -1,0 +1,112 @@
+"""Validation: held-out normals and simulated defects on them. Whatever training chooses, it chooses by these."""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from mapl_edge.arrays import UInt8Array
+from mapl_edge.interference import Interference
+from mapl_edge.metrics import auroc, average_precision
+from mapl_edge.model.detector import Compared, Detector
+from mapl_edge.model.evidence import log_odds
+from mapl_edge.model.frozen import Encode
+from mapl_edge.model.simulate import Simulator
+
+SIMULATED_PER_PICTURE = 2
+FIRST_NUMBER = 1 << 40  # simulations for validation are numbered from here, far from those trained on
+STEP = 4  # of the map's pixels every fourth in both directions is measured: maps are no finer
+
+
+class Validation:
+    """Pictures that nothing is fitted to but the units of the score.
+
+    Attributes:
+        pictures: uint8 (N, H, W, 3), of each normal itself, then defects simulated on it.
+        masks: uint8 (N, H, W).
+    """
+
+    def __init__(self, normals: UInt8Array, simulator: Simulator, disturb: bool) -> None:
+        images, masks = [], []
+        for n, normal in enumerate(normals):
+            for k in range(SIMULATED_PER_PICTURE + 1):
+                image, mask = normal, np.zeros(normal.shape[:2], np.uint8)
+                if k > 0:
+                    image, mask = simulator.sample(normal, FIRST_NUMBER + n * SIMULATED_PER_PICTURE + k)
+                if disturb and (n + k) % 2:
+                    number = n * (SIMULATED_PER_PICTURE + 1) + k
+                    image = Interference().augment(np.random.default_rng([simulator.seed, FIRST_NUMBER, number]), image)
+                images.append(image)
+                masks.append(mask)
+        self.pictures, self.masks = np.stack(images), np.stack(masks)
+        self._compared: list[Compared] = []
+
+    def compare(self, detector: Detector, encode: Encode) -> None:
+        """Encode and compare all pictures; again whenever encoder or memory moved."""
+        with torch.inference_mode():
+            self._compared = [
+                detector.compare(detector.scaled(encode(self.pictures[i : i + 8])))
+                for i in range(0, len(self.pictures), 8)
+            ]
+
+    def head(self, detector: Detector) -> tuple[Tensor, Tensor]:
+        """The decoder's log-odds (N, 1, H/4, W/4) and the distance (N, 1, H/8, W/8)."""
+        with torch.inference_mode():
+            stride = detector.decoder.stride
+            odds = torch.cat([log_odds(detector.decode(part), stride) for part in self._compared])
+        return odds, torch.cat([part.distance for part in self._compared])
+
+    def score(self, detector: Detector, fit: bool = True) -> dict[str, float]:
+        """How well the detector as it is now tells normals from simulated defects.
+
+        Args:
+            fit: let its evidence learn its units from the normals here first; False: only those of the score.
+        """
+        detector.eval()
+        normal = torch.from_numpy(~self.masks.any((1, 2)))
+        with torch.inference_mode():
+            if detector.evidence is not None:
+                odds, distance = self.head(detector)
+                if fit:
+                    detector.evidence.fit(odds[normal], distance[normal], by_place=False)
+                detector.evidence.fit_scores(odds[normal], distance[normal])
+                scores, maps = detector.evidence(odds, distance)
+            else:
+                judged = [detector.judge(part, detector.decode(part)) for part in self._compared]
+                scores, maps = (torch.cat(values) for values in zip(*judged, strict=True))
+        few = np.s_[:, STEP // 2 :: STEP, STEP // 2 :: STEP]
+        positive = self.masks.any((1, 2))
+        image_ap = average_precision(positive, scores.numpy())
+        pixel_ap = average_precision(self.masks[few].ravel() > 0, maps.numpy()[few].ravel())
+        return {
+            "validation_image_auroc": auroc(positive, scores.numpy()),
+            "validation_image_ap": image_ap,
+            "validation_pixel_ap": pixel_ap,
+            "validation_score": (image_ap + pixel_ap) / 2,
+        }
+
+    def distance_score(self) -> float:
+        """How well the distance alone does so: mean of image AUROC and pixel AP, at stride 8."""
+        distance = torch.cat([part.distance for part in self._compared])[:, 0].numpy()
+        n, h, w = distance.shape
+        cells = self.masks.reshape(n, h, 8, w, 8).max((2, 4))
+        by_picture = auroc(self.masks.any((1, 2)), distance.reshape(n, -1).max(1))
+        return (by_picture + average_precision(cells.ravel() > 0, distance.ravel())) / 2
+
+    def golden(self, detector: Detector, count: int) -> UInt8Array:
+        """Pictures to prove engines with, uint8 (count, H, W, 3), normal and anomalous.
+
+        Of a patch memory those whose nearest patches are nearest by far: a tie within rounding may be decided either
+        way, and would look like a broken engine.
+        """
+        margin = getattr(detector.memory, "margin", None)
+        if margin is None:
+            return self.pictures[:: max(1, -(-len(self.pictures) // count))]
+        with torch.inference_mode():
+            gaps = torch.cat([margin(part.features) for part in self._compared]).numpy()
+        anomalous = self.masks.any((1, 2))
+        clear = [np.flatnonzero(those)[np.argsort(-gaps[those], kind="stable")] for those in (~anomalous, anomalous)]
+        chosen = np.concatenate([clear[0][: count // 2], clear[1][: count - count // 2]])
+        golden: UInt8Array = self.pictures[np.sort(chosen)]
+        return golden
