@@ -76,8 +76,8 @@ class TrainConfig(Section):
     """Patches in a patch memory."""
     reduction: Literal["coreset", "kmeans"] = "coreset"
     """How a patch memory chooses its patches: far from each other, or the centres of clusters."""
-    position_weight: float = Field(default=0.0, ge=0)
-    """Weight of a patch's place in the search; 0: a patch may be found anywhere."""
+    position_weight: float | None = Field(default=None, ge=0)
+    """Weight of a patch's place in the search; 0: a patch may be found anywhere; None: what the normals say."""
     refresh_every: int = Field(default=25, ge=1)
     """Steps after which the memory is filled anew where the encoder trains."""
 

@@ -27,17 +27,17 @@ class Bank:
         size: samples or patches that the memory holds.
     """
 
-    def __init__(self, pictures: UInt8Array, numbers: IntArray, config: TrainConfig, scope: str) -> None:
+    def __init__(self, pictures: UInt8Array, numbers: IntArray, config: TrainConfig) -> None:
         self.pictures, self._numbers = pictures, numbers
         k = len(pictures)
         rng = np.random.default_rng([config.seed, 3])
         again = rng.choice(k, math.ceil(DISTURBED_SHARE * k), replace=False) if config.interference else np.arange(0)
-        self._again = again if scope == "patch" else again[:0]
+        self._again = again if config.memory == "patch" else again[:0]
         disturbed = [Interference().augment(rng, pictures[i]) for i in self._again]
         self._all = np.concatenate([pictures, np.stack(disturbed)]) if disturbed else pictures
         self._sources = torch.from_numpy(np.concatenate([np.arange(k), self._again]))
         places = pictures.shape[1] * pictures.shape[2] // 64
-        self.size = k if scope == "image" else min(config.memory_patches, places * len(self._all))
+        self.size = k if config.memory == "image" else min(config.memory_patches, places * len(self._all))
         slots = {int(number): slot for slot, number in enumerate(numbers)}
         self._slot_of = slots
 

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-WIDTHS = (32, 48, 64)  # channels of the slim fusion, finest level first
+WIDTHS = (24, 48, 64)  # channels of the slim fusion, finest level first
 
 
 def spatial_attention(differences: Sequence[Tensor]) -> list[Tensor]:

@@ -142,10 +142,10 @@ def empty_memory(config: TrainConfig, channels: Sequence[int], size: int) -> Mem
     """A memory of the configured scope, which must be decided: `size` pictures, or patches.
 
     Raises:
-        ValueError: the scope is still "auto".
+        ValueError: the scope is still "auto", or the position weight open.
     """
-    if config.memory == "auto":
-        raise ValueError('memory is "auto": decide first, see mapl_edge.model.train')
+    if config.memory == "auto" or config.position_weight is None:
+        raise ValueError("the memory is still to be decided, see mapl_edge.model.train")
     if config.memory == "patch":
         return PatchMemory(size, channels, config.reduction, config.position_weight, config.seed)
     h, w = config.contract.size_hw

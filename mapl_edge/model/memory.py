@@ -18,7 +18,7 @@ from torch.nn import functional as F
 
 from mapl_edge.model.coreset import cluster_centres, coreset
 
-CANDIDATES = 60_000  # patches that a reduction chooses from; more take minutes and change little
+CANDIDATES = 100_000  # patches that a reduction chooses from; more take minutes and change little
 SEARCH_DIMS = 64  # of the principal components that patches are searched by
 
 
@@ -115,7 +115,8 @@ class PatchMemory(Memory):
         descriptors: float32 (K, E): of the same places, see `descriptors`, and with a position code two values more.
         source: int64 (K,): the picture that the patch is from.
         mean, basis: float32 (E,), (E, S): of the principal components.
-        position_weight: how much a patch's place counts in the search, in units of the descriptors.
+        position_weight: how much a patch's place counts: its distance from the middle of the picture, at most 1 in
+            each direction, times the descriptors' standard deviation over all places, times this.
     """
 
     scope = "patch"
@@ -124,6 +125,7 @@ class PatchMemory(Memory):
     source: Tensor
     mean: Tensor
     basis: Tensor
+    place_unit: Tensor
 
     def __init__(
         self,
@@ -140,6 +142,7 @@ class PatchMemory(Memory):
         self.register_buffer("columns", torch.zeros(patches, 4 * c1 + c2 + c3))
         self.register_buffer("descriptors", torch.zeros(patches, dims))
         self.register_buffer("source", torch.zeros(patches, dtype=torch.int64))
+        self.register_buffer("place_unit", torch.ones(()))
         self.register_buffer("mean", torch.zeros(dims))
         self.register_buffer("basis", torch.zeros(dims, min(SEARCH_DIMS, dims)))
 
@@ -147,6 +150,7 @@ class PatchMemory(Memory):
         """See `Memory`. Where there are fewer patches than the memory holds, the last is repeated."""
         with torch.no_grad():
             generator = torch.Generator().manual_seed(self.seed)
+            self.place_unit.copy_(descriptors([level[:64] for level in features]).var(dim=(0, 2, 3)).sum().sqrt())
             described = torch.cat([_places(self._described(one)) for one in _in_batches(features)])  # (N, E)
             picked = torch.randperm(len(described), generator=generator)[:CANDIDATES]
             candidates = described[picked]
@@ -173,11 +177,13 @@ class PatchMemory(Memory):
         described = _places(self._described(features))  # (B·h·w, E)
         x = (described - self.mean) @ self.basis  # (B·h·w, S)
         m = (self.descriptors - self.mean) @ self.basis  # (K, S)
-        partial = m.square().sum(1) - 2 * F.linear(x, m)  # (B·h·w, K)
-        if exclude is not None:
-            own = exclude.repeat_interleave(h * w).unsqueeze(1) == self.source
-            partial = partial.masked_fill(own, float("inf"))
-        index = partial.argmin(1)
+        squares = m.square().sum(1)
+        if exclude is None:
+            index = torch.addmm(squares, x, m.T, alpha=-2).argmin(1)  # |x - m|² without |x|², (B·h·w, K) → (B·h·w,)
+        else:
+            own = (exclude.unsqueeze(1) == self.source) * 1e30  # (B, K)
+            others = zip(torch.split(x, h * w), squares + own, strict=True)  # one at a time stays in the cache
+            index = torch.cat([torch.addmm(s, one, m.T, alpha=-2).argmin(1) for one, s in others])
         distance = (described - self.descriptors[index]).square().sum(1).sqrt().view(b, 1, h, w)
         columns = self.columns[index].view(b, h, w, -1).permute(0, 3, 1, 2)  # (B, D, h, w)
         c1, c2, _ = self.channels
@@ -202,7 +208,8 @@ class PatchMemory(Memory):
         b, _, h, w = found.shape
         y = torch.linspace(-1, 1, h).view(1, 1, h, 1).expand(b, 1, h, w)
         x = torch.linspace(-1, 1, w).view(1, 1, 1, w).expand(b, 1, h, w)
-        return torch.cat([found, self.position_weight * y, self.position_weight * x], dim=1)
+        weight = self.position_weight * self.place_unit
+        return torch.cat([found, weight * y, weight * x], dim=1)
 
 
 def descriptors(features: Sequence[Tensor]) -> Tensor:

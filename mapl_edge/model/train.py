@@ -8,6 +8,7 @@ saved, so that a run that was killed goes on where it was.
 from __future__ import annotations
 
 import hashlib
+import logging
 import math
 import platform
 import resource
@@ -46,6 +47,9 @@ from mapl_edge.verdict import utc_text
 VALIDATION_SHARE, CALIBRATION_SHARE = 0.1, 0.2
 MIN_GOOD = 4  # two to compare with each other, one to validate, one to calibrate
 GOLDEN = 8
+POSITION_WEIGHTS = (0.0, 0.5)
+
+logger = logging.getLogger(__name__)
 
 Progress = Callable[[str, int, int], None]
 """progress(what, done, total)"""
@@ -102,8 +106,7 @@ def train(
     progress("preparing the encoder", 0, 1)
     encode = _encode_live(encoder) if encoder.trainable else frozen(encoder, size_hw)
     progress("preparing the encoder", 1, 1)
-    detector, bank = _with_memory(encoder, encode, config, pictures, split.train, validation, progress)
-    config = config.model_copy(update={"memory": detector.memory.scope})
+    config, detector, bank = _with_memory(encoder, encode, config, pictures, split.train, validation, progress)
     batches = Batches(pictures, split.train, real, simulator, config)
     run_id = _run_id(config, [*used, *real_used])
     result = optimise(detector, encode, bank, batches, validation, config, progress, state, run_id)
@@ -128,7 +131,8 @@ def train(
                 "defective": len(real),
                 "skipped": len(bad.errors),
             },
-            "memory": detector.memory.scope,
+            "memory": config.memory,
+            "position_weight": config.position_weight,
             "evidence_by_place": by_place,
             **_summary(result),
         },
@@ -208,30 +212,43 @@ def _with_memory(
     train: IntArray,
     validation: Validation,
     progress: Progress,
-) -> tuple[Detector, Bank]:
-    """A detector with a filled memory; where the scope is "auto", the one whose distance tells more."""
-    scopes = ("image", "patch") if config.memory == "auto" else (config.memory,)
-    best: tuple[float, Detector, Bank] | None = None
-    for done, scope in enumerate(scopes):
-        progress("filling the memory", done, len(scopes))
+) -> tuple[TrainConfig, Detector, Bank]:
+    """The settings with nothing left open, and a detector with a filled memory.
+
+    Of the scopes and position weights that the settings leave open that one is taken whose distance alone tells
+    held-out normals from simulated defects best.
+    """
+    best: tuple[float, TrainConfig, Detector, Bank] | None = None
+    choices = memory_choices(config)
+    for done, decided in enumerate(choices):
+        progress("filling the memory", done, len(choices))
         numbers = train
-        if scope == "image" or encoder.trainable:
+        if decided.memory == "image" or encoder.trainable:
             rng = np.random.default_rng([config.seed, 1])
             numbers = np.sort(rng.choice(train, min(config.memory_samples, len(train)), replace=False))
-        bank = Bank(pictures[numbers], numbers, config, scope)
-        decided = config.model_copy(update={"memory": scope})
+        bank = Bank(pictures[numbers], numbers, decided)
         torch.manual_seed(config.seed)
         detector = Detector(encoder, empty_memory(decided, encoder.channels, bank.size), decided)
         bank.fill(detector, encode)
         validation.compare(detector, encode)
         score = validation.distance_score()
+        logger.info("memory %s, position weight %s: %.4f", decided.memory, decided.position_weight, score)
         if best is None or score > best[0]:
-            best = score, detector, bank
-    progress("filling the memory", len(scopes), len(scopes))
+            best = score, decided, detector, bank
+    progress("filling the memory", len(choices), len(choices))
     assert best is not None
-    _, detector, bank = best
-    validation.compare(detector, encode)
-    return detector, bank
+    validation.compare(best[2], encode)
+    return best[1:]
+
+
+def memory_choices(config: TrainConfig) -> list[TrainConfig]:
+    """All ways to decide what the settings leave open about the memory."""
+    choices = []
+    for scope in ("image", "patch") if config.memory == "auto" else (config.memory,):
+        open_weights = POSITION_WEIGHTS if scope == "patch" else (0.0,)
+        weights = open_weights if config.position_weight is None else (config.position_weight,)
+        choices += [config.model_copy(update={"memory": scope, "position_weight": weight}) for weight in weights]
+    return choices
 
 
 def _fit_evidence(detector: Detector, encode: Encode, bank: Bank, validation: Validation) -> bool:
