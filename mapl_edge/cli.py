@@ -22,7 +22,15 @@ from mapl_edge import __version__
 from mapl_edge.bundle import MANIFEST, MODEL_JSON, Bundle, open_bundle
 from mapl_edge.config import MAX_THREADS, STATION_FILE, StationConfig, TrainConfig, config_from_dict, config_from_yaml
 from mapl_edge.engine import Engine
-from mapl_edge.errors import BackendUnavailable, BundleError, ConfigError, MaplEdgeError, OutputError, Uncalibrated
+from mapl_edge.errors import (
+    BackendUnavailable,
+    BundleError,
+    ConfigError,
+    MaplEdgeError,
+    OutputError,
+    TrainingError,
+    Uncalibrated,
+)
 from mapl_edge.files import check_absent, new_folder, write_stdout
 
 app = typer.Typer(
@@ -44,34 +52,52 @@ def train(
     data: Annotated[Path, typer.Argument(help="Folder of good parts, or a data set with train/good.")],
     out: Annotated[Path, typer.Option(help="Model folder to write.")],
     seed: Annotated[int | None, typer.Option(help="Same seed, same model (default 0).")] = None,
-    steps: Annotated[int | None, typer.Option(help="Training steps (default 500).")] = None,
-    size: Annotated[str | None, typer.Option(help="Model input, HEIGHTxWIDTH (default 256x256).")] = None,
+    steps: Annotated[int | None, typer.Option(help="Training steps at most (default 1000).")] = None,
+    size: Annotated[
+        str | None, typer.Option(help="Model input, HEIGHTxWIDTH (default: the pictures' shape, as large as 256x256).")
+    ] = None,
     roi: Annotated[str | None, typer.Option(help="Crop of the camera picture: LEFT,TOP,WIDTH,HEIGHT.")] = None,
+    encoder: Annotated[str | None, typer.Option(help="Encoder by name (default efficientnet_lite0).")] = None,
+    weights: Annotated[Path | None, typer.Option(help="File with the encoder's weights.")] = None,
+    memory: Annotated[
+        str | None, typer.Option(help="Compare with whole pictures or patches: auto, image, patch.")
+    ] = None,
     textures: Annotated[Path | None, typer.Option(help="Folder of texture pictures, such as DTD.")] = None,
     config: Annotated[Path | None, typer.Option(help="YAML with any of the training settings.")] = None,
     skip_bad: SkipBad = False,
     overwrite: Overwrite = False,
     as_json: JsonFlag = False,
 ) -> None:
-    """Train a model on pictures of good parts."""
-    from mapl_edge.dataset import BadPictures, good_samples
+    """Train a model on pictures of good parts, and of real defects in train/<defect> if there are any.
+
+    A run that was killed goes on where it was when it is started again with the same pictures and settings.
+    """
+    from mapl_edge.dataset import BadPictures, defect_samples, good_samples
 
     check_absent(out, MODEL_JSON, overwrite=overwrite)
-    settings = _train_config(config, seed=seed, steps=steps, textures=textures, size=size, roi=roi)
-    samples, bad = good_samples(data), BadPictures(skip_bad)
+    flags = {"seed": seed, "steps": steps, "encoder": encoder, "weights": weights, "memory": memory}
+    settings = _train_config(config, size=size, roi=roi, textures=textures, **flags)
+    samples, defects, bad = good_samples(data), defect_samples(data), BadPictures(skip_bad)
     with _extra("train"):  # torch takes seconds to load: a wrong path should not wait for it
-        from mapl_edge.model.curves import curves_png
+        from mapl_edge.model.curves import curves_png, simulations_jpg
         from mapl_edge.model.train import train as train_model
+    state = out.with_name(f".{out.name}.state")
     with _bars() as progress:
-        checkpoint = train_model(samples, settings, bad, progress)
+        checkpoint = train_model(samples, settings, bad, progress, defects=defects, state=state)
     with new_folder(out, MODEL_JSON, overwrite=overwrite) as work:
         checkpoint.save(work)
         curves_png(checkpoint.record.history, work / "training.png")
+        simulations_jpg(checkpoint.simulated_pictures, work / "simulations.jpg")
+    state.unlink(missing_ok=True)
     _tell_skipped(bad.errors)
     summary = checkpoint.record.summary
+    for note in summary["notes"]:
+        people.print(note)
+    if summary["failure"]:
+        raise TrainingError(f"{summary['failure']}; {out} holds the model of step {summary['best_step']}")
     people.print(
         f"{out}: trained on {summary['pictures']['train']} good parts in {summary['seconds']:.0f} s, best step "
-        f"{summary['best_step']}; next: mapl-edge export {out} --out part.mapl"
+        f"{summary['best_step']} of {summary['steps']}; next: mapl-edge export {out} --out part.mapl"
     )
     _print_json(as_json, {"model": str(out), **summary})
 
@@ -249,7 +275,9 @@ def inspect(
     table.add_row(
         "input", f"{manifest.contract.size_hw[0]}x{manifest.contract.size_hw[1]}, roi {manifest.contract.roi_xywh}"
     )
-    table.add_row("memory", f"{manifest.memory.samples} samples, scope {manifest.memory.scope}")
+    table.add_row(
+        "memory", f"{manifest.memory.samples} {'pictures' if manifest.memory.scope == 'image' else 'patches'}"
+    )
     pictures = manifest.training.get("pictures", {})
     table.add_row("good parts", ", ".join(f"{n} {what.replace('_', ' ')}" for what, n in pictures.items()))
     table.add_row("limit", f"{calibration.limits.fail:.6g}" if calibration else "none: run mapl-edge calibrate")
@@ -321,6 +349,7 @@ def _train_config(path: Path | None, *, size: str | None, roi: str | None, **fla
     base |= {key: str(value) if isinstance(value, Path) else value for key, value in flags.items() if value is not None}
     contract = dict(base.get("contract", {}))
     if size is not None:
+        base["fit_aspect"] = False
         contract["size_hw"] = _numbers(size, "x", 2, "--size", "HEIGHTxWIDTH such as 256x256")
     if roi is not None:
         contract["roi_xywh"] = _numbers(roi, ",", 4, "--roi", "LEFT,TOP,WIDTH,HEIGHT such as 0,0,640,480")

@@ -132,7 +132,7 @@ def _facts(bundle: Bundle) -> list[tuple[str, str]]:
     return [
         ("bundle", bundle.digest[:12]),
         ("trained on", f"{training['pictures']['train']} good parts in {training['seconds']:.0f} s"),
-        ("memory", f"{bundle.manifest.memory.samples} normal samples"),
+        ("memory", f"{bundle.manifest.memory.samples} of scope {bundle.manifest.memory.scope}"),
         ("limit", f"{bundle.calibration.limits.fail:.4f}"),
         ("promise", str(bundle.calibration.promise)),
     ]

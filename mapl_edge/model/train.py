@@ -134,6 +134,7 @@ def train(
             "memory": config.memory,
             "position_weight": config.position_weight,
             "evidence_by_place": by_place,
+            "notes": _notes(config, split, bank),
             **_summary(result),
         },
         history=result.history,
@@ -320,6 +321,16 @@ def _run_id(config: TrainConfig, samples: Sequence[Sample]) -> str:
     for sample in samples:
         digest.update(f"{sample.name} {sha256_of(sample.path)}\n".encode())
     return digest.hexdigest()
+
+
+def _notes(config: TrainConfig, split: Split, bank: Bank) -> list[str]:
+    """What had to be done with fewer pictures than the settings ask for, for people."""
+    wanted, train = config.memory_samples, len(split.train)
+    if config.memory == "image" and train < wanted:
+        return [f"the memory holds {train} pictures, all there are to train on (memory_samples is {wanted})"]
+    if config.memory == "patch" and bank.size < config.memory_patches:
+        return [f"the memory holds {bank.size} patches, all there are (memory_patches is {config.memory_patches})"]
+    return []
 
 
 def _summary(result: Optimised) -> dict[str, object]:
