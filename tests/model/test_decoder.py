@@ -128,7 +128,7 @@ def written_out(made: MultiScaleFusion, x: list[Tensor], di: list[Tensor], dista
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_coarser_levels_are_added_to_finer_ones_except_without_fusion(kind: Kind) -> None:
-    """Table 4, "No msff": each level for itself. Else the coarser, aligned by 1x1, doubled, added, from the top down."""
+    """Table 4, "No msff": each level for itself. Else the coarser is aligned by 1x1, doubled and added, top down."""
     x, di, distance = levels(1), levels(2), torch.rand(2, 1, 8, 4)
     made = fusion(kind, "none", distance=True)
 

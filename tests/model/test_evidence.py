@@ -74,7 +74,7 @@ def units_of(head: Tensor, distance: Tensor, by_place: bool) -> dict[str, np.nda
 
 @pytest.mark.parametrize("by_place", [False, True], ids=["overall", "by-place"])
 def test_scores_and_maps_are_the_documented_sums(by_place: bool) -> None:
-    """Units from normals, sum of both, pooled over windows, in units of normals' scores; middle at one in a thousand."""
+    """Both in units of normals, added, pooled over windows, in units of normals' scores; middle: one in a thousand."""
     usual, normals, new = readings(40), readings(20, seed=1), readings(3, seed=2)
     units = units_of(*usual, by_place)
     joint_of_normals, of_normals = written_out(*normals, units)
