@@ -44,6 +44,7 @@ class Validation:
 
     def compare(self, detector: Detector, encode: Encode) -> None:
         """Encode and compare all pictures; again whenever encoder or memory moved."""
+        detector.eval()  # batch statistics must not move: the memory would be stale
         with torch.inference_mode():
             self._compared = [
                 detector.compare(detector.scaled(encode(self.pictures[i : i + 8])))
