@@ -331,7 +331,7 @@ def test_a_state_that_cannot_be_saved_is_one_error(line_data: Path, tmp_path: Pa
     """Told at the first validation, with the reason."""
     (tmp_path / "file").write_bytes(b"")
 
-    with pytest.raises(OutputError, match="cannot write .*state"):
+    with pytest.raises(OutputError, match=r"cannot write .*state"):
         train(good_samples(line_data)[:8], config_with(steps=1), state=tmp_path / "file" / "state")
 
 
