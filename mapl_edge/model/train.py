@@ -111,7 +111,6 @@ def train(
     run_id = _run_id(config, [*used, *real_used])
     result = optimise(detector, encode, bank, batches, validation, config, progress, state, run_id)
     detector.eval()
-    by_place = _fit_evidence(detector, encode, bank, validation)
     detector.check_fresh()
 
     names = [used[i] for i in (*split.train, *split.validation)]
@@ -133,7 +132,7 @@ def train(
             },
             "memory": config.memory,
             "position_weight": config.position_weight,
-            "evidence_by_place": by_place,
+            "decoder_weight": None if detector.evidence is None else round(float(detector.evidence.weight), 4),
             "notes": _notes(config, split, bank),
             **_summary(result),
         },
@@ -250,22 +249,6 @@ def memory_choices(config: TrainConfig) -> list[TrainConfig]:
         weights = open_weights if config.position_weight is None else (config.position_weight,)
         choices += [config.model_copy(update={"memory": scope, "position_weight": weight}) for weight in weights]
     return choices
-
-
-def _fit_evidence(detector: Detector, encode: Encode, bank: Bank, validation: Validation) -> bool:
-    """Learn what is usual, over all places alike or place by place, whichever tells more; return which."""
-    if detector.evidence is None:
-        return False
-    odds, distance = bank.usual(detector, encode)
-    scores = {}
-    for by_place in (False, True):
-        detector.evidence.fit(odds, distance, by_place)
-        figures = validation.score(detector, fit=False)
-        scores[by_place] = figures["validation_image_auroc"] + figures["validation_pixel_ap"]
-    by_place = scores[True] > scores[False]
-    detector.evidence.fit(odds, distance, by_place)
-    validation.score(detector, fit=False)
-    return by_place
 
 
 def _prepared(

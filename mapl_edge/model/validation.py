@@ -57,26 +57,19 @@ class Validation:
             odds = torch.cat([log_odds(detector.decode(part), stride) for part in self._compared])
         return odds, torch.cat([part.distance for part in self._compared])
 
-    def score(self, detector: Detector, fit: bool = True) -> dict[str, float]:
-        """How well the detector as it is now tells normals from simulated defects.
-
-        Args:
-            fit: let its evidence learn its units from the normals here first; False: only those of the score.
-        """
+    def score(self, detector: Detector) -> dict[str, float]:
+        """How well the detector as it is now tells normals from simulated defects; its evidence is fitted first."""
         detector.eval()
-        normal = torch.from_numpy(~self.masks.any((1, 2)))
+        positive = self.masks.any((1, 2))
         with torch.inference_mode():
             if detector.evidence is not None:
                 odds, distance = self.head(detector)
-                if fit:
-                    detector.evidence.fit(odds[normal], distance[normal], by_place=False)
-                detector.evidence.fit_scores(odds[normal], distance[normal])
+                detector.evidence.fit(odds, distance, torch.from_numpy(positive))
                 scores, maps = detector.evidence(odds, distance)
             else:
                 judged = [detector.judge(part, detector.decode(part)) for part in self._compared]
                 scores, maps = (torch.cat(values) for values in zip(*judged, strict=True))
         few = np.s_[:, STEP // 2 :: STEP, STEP // 2 :: STEP]
-        positive = self.masks.any((1, 2))
         image_ap = average_precision(positive, scores.numpy())
         pixel_ap = average_precision(self.masks[few].ravel() > 0, maps.numpy()[few].ravel())
         return {
