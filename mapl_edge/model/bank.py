@@ -54,6 +54,11 @@ class Bank:
             detector.distance_unit.copy_(torch.stack([distance.mean(), distance.std(correction=0).clamp_min(1e-6)]))
         detector.train(was_training)
 
+    def refill(self, detector: Detector, encode: Encode) -> None:
+        """Fill the memory of a trained detector with these pictures; its scales and units stay what the head knows."""
+        with torch.no_grad():
+            detector.memory.fill(detector.scaled(_encode_all(encode, self._all)), self._sources)
+
     def _usual_distance(self, detector: Detector, encode: Encode) -> Tensor:
         """The distance of its pictures, (N, 1, H/8, W/8), none compared with itself unless it is the only one."""
         chosen = np.linspace(0, len(self._all) - 1, min(USUAL, len(self._all))).astype(int)

@@ -100,7 +100,7 @@ def train(
     size_hw = config.contract.size_hw
     textures = texture_pictures(config.textures, size_hw) if config.textures else ()
     simulator = Simulator(config.seed, textures, pictures[split.train], only_paper=config.simulation == "paper")
-    validation = Validation(pictures[split.validation], simulator, config.interference)
+    validation = Validation(pictures[split.validation], split.validation, simulator, config.interference)
 
     encoder = pretrained_encoder(config.encoder, config.weights)
     progress("preparing the encoder", 0, 1)
@@ -111,6 +111,13 @@ def train(
     run_id = _run_id(config, [*used, *real_used])
     result = optimise(detector, encode, bank, batches, validation, config, progress, state, run_id)
     detector.eval()
+    if config.memory == "patch" and not encoder.trainable:
+        # All is chosen: what validated may now be remembered too.
+        everything = np.sort(np.concatenate([split.train, split.validation]))
+        bank = Bank(pictures[everything], everything, config)
+        bank.refill(detector, encode)
+        validation.compare(detector, encode, bank)
+        validation.score(detector)
     detector.check_fresh()
 
     names = [used[i] for i in (*split.train, *split.validation)]
@@ -119,7 +126,7 @@ def train(
         config=config,
         trained_on={s.name: sha256_of(s.path) for s in [*names, *real_used]},
         held_out={used[i].name: sha256_of(used[i].path) for i in split.calibration},
-        memory_samples=bank.size,
+        memory_samples=detector.memory.size,
         summary={
             "seconds": round(time.monotonic() - started, 1),
             "peak_rss_mb": peak_rss_mb(),
