@@ -7,7 +7,7 @@ from scipy.ndimage import uniform_filter
 from torch import Tensor
 
 from mapl_edge.arrays import UInt8Array
-from mapl_edge.model.encoder import pretrained_efficientnet_lite0
+from mapl_edge.model.encoder import pretrained_encoder
 from mapl_edge.testing import SyntheticLine
 from patchcore import MIN_BANK, NEIGHBOURS, PatchCore, k_centres, patches_from_features, projected
 
@@ -122,7 +122,7 @@ def test_the_same_seed_gives_the_same_bank(noise: UInt8Array) -> None:
 
 def test_a_planted_blob_stands_out() -> None:
     """It scores above every good part, and the map points at it."""
-    encoder = pretrained_efficientnet_lite0()  # torch's own: tracing it for ONNX Runtime would take ten seconds
+    encoder = pretrained_encoder("efficientnet_lite0")  # torch's own: tracing it for ONNX Runtime would take ten seconds
 
     def encode(pictures: UInt8Array) -> list[Tensor]:
         levels: list[Tensor] = encoder(torch.from_numpy(pictures))
