@@ -15,15 +15,44 @@ from mapl_edge.config import TrainConfig
 from mapl_edge.contract import InputContract
 from mapl_edge.dataset import good_samples
 from mapl_edge.export import bundle_from_checkpoint
+from mapl_edge.model import train as train_module
 from mapl_edge.model.checkpoint import Checkpoint
+from mapl_edge.model.encoder import Encoder
+from mapl_edge.model.frozen import Encode, frozen
 from mapl_edge.model.train import train
 from mapl_edge.runtime import OnnxRuntimeEngine
 from mapl_edge.runtime.inspector import look
 from mapl_edge.testing import SyntheticLine
 
 TINY = TrainConfig(
-    contract=InputContract(size_hw=(96, 64)), steps=8, batch_size=4, memory_samples=5, validate_every=4, seed=3
+    contract=InputContract(size_hw=(96, 64)),
+    fit_aspect=False,
+    seed=3,
+    steps=8,
+    validate_every=4,
+    batch_size=4,
+    crop=64,
+    memory="patch",
+    memory_samples=5,
+    memory_patches=100,
+    position_weight=0.0,
 )
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _each_frozen_encoder_is_traced_once() -> Iterator[None]:
+    """Tracing takes five seconds, and the same weights give the same graph every time."""
+    traced: dict[tuple[int, tuple[int, int]], Encode] = {}
+
+    def frozen_once(encoder: Encoder, size_hw: tuple[int, int]) -> Encode:
+        key = encoder.fingerprint(), size_hw
+        if key not in traced:
+            traced[key] = frozen(encoder, size_hw)
+        return traced[key]
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(train_module, "frozen", frozen_once)
+        yield
 
 
 @pytest.fixture(scope="session")

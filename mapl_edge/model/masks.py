@@ -32,7 +32,8 @@ def line_mask(rng: np.random.Generator, size_hw: tuple[int, int]) -> BoolArray:
     side, pieces = min(h, w), int(rng.integers(4, 12))
     length, width = (side * _log_uniform(rng, *share) for share in (LINE_LENGTH, LINE_WIDTH))
     angle = rng.uniform(0, 2 * pi) + np.cumsum(rng.normal(0, rng.choice((0.0, 0.05, 0.15, 0.4)), pieces))
-    points = np.cumsum(np.stack([np.cos(angle), np.sin(angle)], axis=1) * (length / pieces), axis=0)
+    steps = np.stack([np.cos(angle), np.sin(angle)], axis=1) * (length / pieces)
+    points = np.concatenate([np.zeros((1, 2)), np.cumsum(steps, axis=0)])
     points += (rng.uniform(0, w), rng.uniform(0, h)) - points.mean(axis=0)
     canvas = np.zeros((2 * h, 2 * w), np.uint8)  # twice as large: lines thinner than a pixel have their place too
     corners = np.rint(2 * points).astype(int).tolist()

@@ -57,9 +57,11 @@ class Simulator:
         opacity = rng.uniform(*OPACITY)
         if self.only_paper:
             return blend(picture, noise, mask.astype(np.float32), opacity), mask.astype(np.uint8)
-        seen = float(np.abs(noise[mask].astype(np.float32) - picture[mask]).mean()) if mask.any() else 0.0
+        soft = soft_edge(mask, rng.choice((0.0, 0.6, 1.2)))
+        changes = soft[mask][:, None] * np.abs(noise[mask].astype(np.float32) - picture[mask])
+        seen = float(changes.mean()) if mask.any() else 0.0
         opacity = min(1.0, max(opacity, (MIN_CHANGE + grain(picture)) / max(seen, 1e-3)))
-        return blend(picture, noise, soft_edge(mask, rng.choice((0.0, 0.6, 1.2))), opacity), mask.astype(np.uint8)
+        return blend(picture, noise, soft, opacity), mask.astype(np.uint8)
 
     def _mask(self, rng: np.random.Generator, part: BoolArray) -> BoolArray:
         mask = part
