@@ -47,6 +47,7 @@ from mapl_edge.verdict import utc_text
 VALIDATION_SHARE, CALIBRATION_SHARE = 0.1, 0.2
 MIN_GOOD = 4  # two to compare with each other, one to validate, one to calibrate
 GOLDEN = 8
+PROBED = 16  # pictures whose shape decides the input's
 POSITION_WEIGHTS = (0.0, 0.5)
 
 logger = logging.getLogger(__name__)
@@ -262,20 +263,22 @@ def _prepared(
     samples: Sequence[Sample], config: TrainConfig, bad: BadPictures, progress: Progress
 ) -> tuple[TrainConfig, list[Sample], UInt8Array]:
     """The settings with the input's size decided, the usable samples, and their prepared pictures."""
-    used, images = [], []
+    if config.fit_aspect:
+        few = samples[:: max(1, len(samples) // PROBED)]
+        shapes = [image.shape[:2] for _, image in BadPictures(skip=True).read(few)]
+        contract = contract_that_fits(config.contract, shapes) if shapes else config.contract
+        config = config.model_copy(update={"contract": contract, "fit_aspect": False})
+    used, pictures = [], []
     for done, (sample, image) in enumerate(bad.read(samples), start=1):
         used.append(sample)
-        images.append(image)
+        pictures.append(prepare(image, config.contract))  # at once: a camera's pictures may fill the memory
         progress("reading pictures", done, len(samples))
     if len(used) < MIN_GOOD:
         raise DataError(
             f"found {len(used)} usable pictures of good parts, expected at least {MIN_GOOD} "
             "(50 or more work well); add some"
         )
-    if config.fit_aspect:
-        contract = contract_that_fits(config.contract, [image.shape[:2] for image in images])
-        config = config.model_copy(update={"contract": contract, "fit_aspect": False})
-    return config, used, np.stack([prepare(image, config.contract) for image in images])
+    return config, used, np.stack(pictures)
 
 
 def _real_defects(
