@@ -1,242 +1,230 @@
-"""Accuracy, time and size of our model beside the paper's settings and PatchCore, on every set there is.
+"""Accuracy, time and size of our model beside PatchCore and the paper's settings, on every set there is.
 
     python bench/accuracy.py --out results [--data data] [--sets bottle line_any] [--contenders ours patchcore]
                              [--interference] [--resume] [--json] [--steps 500] [--size 256] [--seed 0]
+    python bench/accuracy.py --report results
 
 Sets: each folder of --data (default: $MAPL_EDGE_DATA) with train/good and test/good, and `line_any`, the synthetic line
 with parts at any angle. Each contender is fitted and measured on each set by bench/contenders.py in a process of its
 own, so that memory and time are its own. Results lie in --out as SET.CONTENDER.json, each whole or absent; an
-interrupted run goes on with --resume. A summary goes to --out/results.json, the table to stderr, with --json the
-summary to stdout.
+interrupted run goes on with --resume, and --report shows what there is already. A summary goes to --out/results.json,
+tables to stderr, with --json the summary to stdout. Bars tell where our model stands; none of them fails the run.
 
 Processes run one after the other: compare the times of contenders only on a machine that does nothing else.
 """
 
 from __future__ import annotations
 
-import argparse
-import json
-import math
-import os
-import platform
-import statistics
-import subprocess
 import sys
-import tempfile
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from pathlib import Path
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass
 from typing import Any
 
-from rich.console import Console
+from rich.console import RenderableType
 from rich.table import Table
 
 from mapl_edge.errors import MaplEdgeError
-from mapl_edge.files import new_file
-from mapl_edge.testing import SyntheticLine
+from settings import BASELINE, OURS
+from trials import Plan, Results, carry_out, difference, mean_of, plan_from_arguments, shown, title
 
-# Torch is not imported here: a process started by a large one would report at least that one's memory as its own.
-CHILD = Path(__file__).with_name("contenders.py")
-CONTENDERS = ("ours", "paper", "patchcore")
-BASELINE = "patchcore"
-LINE = "line_any"
-LINE_TRAIN, LINE_GOOD, LINE_PER_DEFECT = 200, 60, 20
+CONTENDERS = (BASELINE, OURS, "paper")
+
+# The bars: what our model has to reach. Shares from 0 to 1. Means are over the real sets; "on any set": the line too.
+MEAN_AUROC_OVER_BASELINE = 0.0  # to be exceeded
+WORST_AUROC_UNDER_BASELINE = 0.01  # on any set
+MEAN_PIXEL_AP_OVER_BASELINE = 0.05
+TRAIN_SECONDS = 600  # on any set, on the CPU
+TRAIN_RSS_MB = 3000  # on any set
+LATENCY_RATIO = 2.5  # whole model by encoder alone, on any set
+MEAN_FALL = 0.03  # of image AUROC under interference
+
 FIGURES = ("image_auroc", "pixel_auroc", "pixel_ap", "aupro")
-CONDITIONS = ("clean", "interference")
+DISTURBED = ("disturbed_image_auroc", "fall")
+MEAN = "mean"
+COSTS = ("fit_seconds", "ms_per_frame", "encoder_ms", "latency_ratio", "size_bytes", "peak_rss_mb")
 
-Results = Mapping[tuple[str, str], Mapping[str, Any]]
-"""What bench/contenders.py wrote, by (set, contender)."""
 
-WIDTH = 150  # of the table where there is no terminal to fit into
+@dataclass(frozen=True, slots=True)
+class Bar:
+    """One thing to reach.
 
-console = Console(stderr=True, highlight=False, width=None if sys.stderr.isatty() else WIDTH)
+    Attributes:
+        what: for people, with the limit in it.
+        value: what was measured; None where something that it needs is missing.
+        at: what `value` was measured on: a set, or MEAN; None where nothing was.
+        passed: None where it cannot be decided; on any set, one that fails is enough.
+    """
+
+    what: str
+    value: float | None
+    at: str | None
+    passed: bool | None
 
 
 def main() -> None:
-    """Measure what is not measured yet, print the table; exit code 1 if a contender failed."""
-    args = _arguments()
-    sets = real_sets(args.data) | {LINE: None}
-    unknown = sorted(set(args.sets or ()) - sets.keys())
-    if unknown:
-        sys.exit(f"no set {', '.join(unknown)}; there are {', '.join(sets)}")
-    chosen = [name for name in sets if not args.sets or name in args.sets]
-    settings = {key: getattr(args, key) for key in ("steps", "size", "seed", "interference")}
-    results: dict[tuple[str, str], Mapping[str, Any]] = {}
-    failed = []
-    for name in chosen:
-        with _folder_of(sets[name]) as open_folder:
-            for contender in args.contenders:
-                path = args.out / f"{name}.{contender}.json"
-                found = finished(path, settings) if args.resume else None
-                if found is None:
-                    console.print(f"{name}: {contender}")
-                    code = measure(contender, open_folder(), path, settings)
-                    found = finished(path, settings) if code == 0 else None
-                if found is None:
-                    failed.append(f"{contender} on {name}")
-                else:
-                    results[name, contender] = found
-    summary = summarised(results, [name for name in chosen if name != LINE])
-    with new_file(args.out / "results.json", overwrite=True) as work:
-        work.write_text(json.dumps(summary, indent=1) + "\n", encoding="utf-8")
-    console.print(table_of(summary))
-    if args.json:
-        print(json.dumps(summary))
-    if failed:
-        sys.exit(f"failed: {', '.join(failed)}")
+    """Measure what is not measured yet, print tables and bars; exit code 1 if a contender could not be measured."""
+    carry_out(plan_from_arguments(__doc__, CONTENDERS), "results", summarised, tables_of)
 
 
-def real_sets(data: Path | None) -> dict[str, Path | None]:
-    """Every data set under `data` in MVTec layout, by name."""
-    folders = sorted(data.iterdir()) if data else []
-    return {f.name: f for f in folders if (f / "train" / "good").is_dir() and (f / "test" / "good").is_dir()}
-
-
-def measure(contender: str, data: Path, out: Path, settings: Mapping[str, Any]) -> int:
-    """Run one contender on one set in a fresh process, which writes `out`; returns its exit code."""
-    flags = [f"--{key}={settings[key]}" for key in ("steps", "size", "seed") if settings[key] is not None]
-    flags += ["--interference"] if settings["interference"] else []
-    command = [sys.executable, str(CHILD), contender, str(data), "--out", str(out), *flags]
-    return subprocess.run(command, stdout=sys.stderr, check=False).returncode
-
-
-def finished(path: Path, settings: Mapping[str, Any]) -> dict[str, Any] | None:
-    """A result that was written under the same settings, else None."""
-    if not path.is_file():
-        return None
-    result: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-    return result if result["settings"] == settings else None
-
-
-def summarised(results: Results, real: Sequence[str]) -> dict[str, Any]:
-    """All figures without single pictures; means over the real sets and their differences to the baseline.
+def summarised(results: Results, plan: Plan) -> dict[str, Any]:
+    """All figures without single pictures.
 
     Returns:
-        `machine`; `rows`, one per set, contender and condition; `means`, one per contender and condition over all of
-        `real` (left out where one is missing), with `difference`: the mean figures minus the baseline's.
+        `rows`, one per set and contender; `means`, one per contender over all real sets of the plan (left out where
+        one is missing); `differences` to the baseline, per set and of the means (`set` is null); `bars`.
     """
-    rows = [
+    rows = [_row(name, contender, result) for (name, contender), result in results.items()]
+    means = []
+    for contender in plan.contenders:
+        mine = [row for row in rows if row["contender"] == contender and row["set"] in plan.real]
+        if mine and len(mine) == len(plan.real):
+            mean = {figure: mean_of([row[figure] for row in mine]) for figure in (*FIGURES, *DISTURBED)}
+            means.append({"set": None, "contender": contender, **mean})
+    base = {row["set"]: row for row in [*rows, *means] if row["contender"] == BASELINE}
+    differences = [
         {
-            "set": name,
-            "contender": contender,
-            "condition": condition,
-            **{figure: result[condition][figure] for figure in FIGURES},
-            "intervals": {figure: result[condition]["intervals"][figure] for figure in FIGURES},
-            **{key: result[key] for key in ("fit_seconds", "ms_p50", "size_bytes", "peak_rss_mb")},
+            "set": row["set"],
+            "contender": row["contender"],
+            **{figure: difference(row[figure], base[row["set"]][figure]) for figure in (*FIGURES, DISTURBED[0])},
         }
-        for condition in CONDITIONS
-        for (name, contender), result in results.items()
-        if result[condition] is not None
+        for row in [*rows, *means]
+        if row["contender"] != BASELINE and row["set"] in base
     ]
-    means: dict[tuple[str, str], dict[str, Any]] = {}
-    for condition in CONDITIONS:
-        for contender in dict.fromkeys(contender for _, contender in results):
-            mine = [row for row in rows if (row["contender"], row["condition"]) == (contender, condition)]
-            mine = [row for row in mine if row["set"] in real]
-            if mine and len(mine) == len(real):
-                means[contender, condition] = {figure: _mean([row[figure] for row in mine]) for figure in FIGURES}
-    for (contender, condition), mean in means.items():
-        base = means.get((BASELINE, condition))
-        if base is not None and contender != BASELINE:
-            mean["difference"] = {
-                figure: None if None in (mean[figure], base[figure]) else mean[figure] - base[figure]
-                for figure in FIGURES
-            }
-    machine = {"processor": platform.processor() or platform.machine(), "cores": os.cpu_count()}
+    bars = bars_of(rows, means, differences, list(plan.sets))
     return {
-        "machine": machine,
+        "real_sets": len(plan.real),
         "rows": rows,
-        "means": [{"contender": c, "condition": d, "sets": len(real), **mean} for (c, d), mean in means.items()],
+        "means": means,
+        "differences": differences,
+        "bars": [asdict(bar) for bar in bars],
     }
 
 
-def table_of(summary: Mapping[str, Any]) -> Table:
-    """The summary for people."""
-    machine = summary["machine"]
-    table = Table(title=f"accuracy on {machine['processor']}, {machine['cores']} cores; 95 % intervals in brackets")
+def bars_of(
+    rows: Sequence[Mapping[str, Any]],
+    means: Sequence[Mapping[str, Any]],
+    differences: Sequence[Mapping[str, Any]],
+    sets: Sequence[str],
+) -> list[Bar]:
+    """Where ours stands; all of `sets` are needed to pass a bar that holds for any set."""
+    ours = [row for row in rows if row["contender"] == OURS]
+    against = [row for row in differences if row["contender"] == OURS]
+
+    def on_mean(what: str, lines: Sequence[Mapping[str, Any]], figure: str, reached: Callable[[float], bool]) -> Bar:
+        value = next((line[figure] for line in lines if line["contender"] == OURS and line["set"] is None), None)
+        return Bar(what, None, None, None) if value is None else Bar(what, value, MEAN, reached(value))
+
+    def on_any(what: str, lines: Sequence[Mapping[str, Any]], figure: str, limit: float, sign: int = 1) -> Bar:
+        there = {line["set"]: line[figure] for line in lines if line["set"] is not None and line[figure] is not None}
+        if not there:
+            return Bar(what, None, None, None)
+        at = max(there, key=lambda name: sign * there[name])
+        failed = sign * there[at] > limit
+        return Bar(what, there[at], at, False if failed else True if there.keys() >= set(sets) else None)
+
+    return [
+        on_mean(
+            f"mean image AUROC above {BASELINE}'s",
+            against, "image_auroc", lambda value: value > MEAN_AUROC_OVER_BASELINE,
+        ),
+        on_any(
+            f"image AUROC on no set more than {WORST_AUROC_UNDER_BASELINE} below {BASELINE}'s",
+            against, "image_auroc", WORST_AUROC_UNDER_BASELINE, sign=-1,
+        ),
+        on_mean(
+            f"mean pixel AP at least {MEAN_PIXEL_AP_OVER_BASELINE} above {BASELINE}'s",
+            against, "pixel_ap", lambda value: value >= MEAN_PIXEL_AP_OVER_BASELINE,
+        ),
+        on_any(f"training on no set longer than {TRAIN_SECONDS} s", ours, "fit_seconds", TRAIN_SECONDS),
+        on_any(f"training on no set with more than {TRAIN_RSS_MB} MB", ours, "peak_rss_mb", TRAIN_RSS_MB),
+        on_any(f"latency on no set over {LATENCY_RATIO} times the encoder's", ours, "latency_ratio", LATENCY_RATIO),
+        on_mean(
+            f"mean fall of image AUROC under interference at most {MEAN_FALL}",
+            means, "fall", lambda value: value <= MEAN_FALL,
+        ),
+    ]  # fmt: skip
+
+
+def tables_of(summary: Mapping[str, Any]) -> list[RenderableType]:
+    """The summary for people: figures and costs, differences to the baseline, bars."""
+    return [figures_table(summary), differences_table(summary), bars_table(summary)]
+
+
+def figures_table(summary: Mapping[str, Any]) -> Table:
+    """Set by contender, then the means."""
+    disturbed = any(row["disturbed_image_auroc"] is not None for row in summary["rows"])
+    table = Table(title=title("accuracy", summary), caption="95 % intervals in brackets; ms of one thread")
     for heading in ("set", "contender"):
         table.add_column(heading, no_wrap=True)
-    for heading in ("image AUROC", "pixel AUROC", "pixel AP", "AUPRO", "fit s", "p50 ms", "MB", "RSS MB"):
+    table.add_column("image AUROC", justify="right", no_wrap=True)
+    for heading in (("disturbed", "fall") if disturbed else ()) + ("pixel AUROC", "pixel AP", "AUPRO"):
         table.add_column(heading, justify="right")
+    for heading in ("train s", "ms/frame", "x encoder", "MB", "RSS MB"):
+        table.add_column(heading, justify="right")
+
+    def figures(row: Mapping[str, Any], bracket: str = "") -> list[str]:
+        noisy = [shown(row["disturbed_image_auroc"]), shown(row["fall"], "+.4f")] if disturbed else []
+        return [shown(row["image_auroc"]) + bracket, *noisy, *(shown(row[figure]) for figure in FIGURES[1:])]
+
     last = None
     for row in summary["rows"]:
-        shown = _told(row["set"], row["condition"])
-        if last not in (None, shown):
+        if last not in (None, row["set"]):
             table.add_section()
-        last = shown
+        last = row["set"]
         interval = row["intervals"]["image_auroc"]
         bracket = " ({:.3f} - {:.3f})".format(*interval) if interval else ""
         table.add_row(
-            shown,
+            row["set"],
             row["contender"],
-            _figure(row["image_auroc"]) + bracket,
-            *(_figure(row[figure]) for figure in FIGURES[1:]),
+            *figures(row, bracket),
             f"{row['fit_seconds']:.0f}",
-            f"{row['ms_p50']:.1f}",
+            f"{row['ms_per_frame']:.1f}",
+            f"{row['latency_ratio']:.2f}",
             f"{row['size_bytes'] / 1e6:.1f}",
             f"{row['peak_rss_mb']}",
         )
     table.add_section()
     for mean in summary["means"]:
-        shown = _told(f"mean of {mean['sets']} real", mean["condition"])
-        table.add_row(shown, mean["contender"], *(_figure(mean[figure]) for figure in FIGURES))
-    for mean in summary["means"]:
-        if "difference" in mean:
-            shown = _told(f"mean minus {BASELINE}'s", mean["condition"])
-            differences = (mean["difference"][figure] for figure in FIGURES)
-            table.add_row(shown, mean["contender"], *("-" if d is None else f"{d:+.4f}" for d in differences))
+        table.add_row(f"mean of {summary['real_sets']} real", mean["contender"], *figures(mean))
     return table
 
 
-def _arguments() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--out", type=Path, required=True, help="folder for the results")
-    data = os.environ.get("MAPL_EDGE_DATA")
-    parser.add_argument("--data", type=Path, default=Path(data) if data else None, help="folder of data sets")
-    parser.add_argument("--sets", nargs="+", help="default: all")
-    parser.add_argument("--contenders", nargs="+", choices=CONTENDERS, default=list(CONTENDERS))
-    parser.add_argument("--interference", action="store_true", help="measure a second time under interference")
-    parser.add_argument("--resume", action="store_true", help="keep results that were made with the same settings")
-    parser.add_argument("--json", action="store_true", help="print the summary on stdout")
-    parser.add_argument("--steps", type=int, help="training steps, for smoke tests")
-    parser.add_argument("--size", type=int, help="side of the model input, for smoke tests")
-    parser.add_argument("--seed", type=int, default=0)
-    args = parser.parse_args()
-    if args.data is not None and not args.data.is_dir():
-        parser.error(f"{args.data}: no such folder")
-    if not args.resume and args.out.is_dir() and any(args.out.glob("*.json")):
-        parser.error(f"{args.out} holds results; choose another --out, or go on with --resume")
-    return args
+def differences_table(summary: Mapping[str, Any]) -> Table:
+    """Contender minus baseline, set by set and in the mean."""
+    headings = ("set", "contender", "image AUROC", "pixel AUROC", "pixel AP", "AUPRO", "image AUROC, disturbed")
+    table = Table(title=f"minus {BASELINE}'s")
+    for i, heading in enumerate(headings):
+        table.add_column(heading, justify="left" if i < 2 else "right")
+    for row in summary["differences"]:
+        figures = (shown(row[figure], "+.4f") for figure in (*FIGURES, DISTURBED[0]))
+        table.add_row(row["set"] or f"mean of {summary['real_sets']} real", row["contender"], *figures)
+    return table
 
 
-@contextmanager
-def _folder_of(data: Path | None) -> Iterator[Any]:
-    """A function that gives a set's folder; that of the line (None) is only drawn when somebody asks for it."""
-    with tempfile.TemporaryDirectory(prefix="mapl-edge-line-") as temporary:
-        line = Path(temporary) / "line"
-
-        def folder() -> Path:
-            if data is not None:
-                return data
-            if not line.exists():
-                SyntheticLine(pose="any").write_mvtec(line, LINE_TRAIN, LINE_GOOD, LINE_PER_DEFECT)
-            return line
-
-        yield folder
+def bars_table(summary: Mapping[str, Any]) -> Table:
+    """One line per bar."""
+    table = Table("bar", "measured", "on", "", title=f"bars for {OURS}")
+    for bar in summary["bars"]:
+        verdict = {True: "PASS", False: "FAIL", None: "-"}[bar["passed"]]
+        at = f"mean of {summary['real_sets']} real" if bar["at"] == MEAN else bar["at"] or "-"
+        table.add_row(bar["what"], shown(bar["value"], ".4g"), at, verdict)
+    return table
 
 
-def _mean(values: Sequence[float | None]) -> float | None:
-    """The mean, or None where one was not measured."""
-    numbers = [value for value in values if value is not None and not math.isnan(value)]
-    return statistics.fmean(numbers) if len(numbers) == len(values) else None
-
-
-def _told(name: str, condition: str) -> str:
-    return name if condition == "clean" else f"{name}, disturbed"
-
-
-def _figure(value: float | None) -> str:
-    return "-" if value is None else f"{value:.4f}"
+def _row(name: str, contender: str, result: Mapping[str, Any]) -> dict[str, Any]:
+    clean, disturbed = result["clean"], result["interference"]
+    noisy = disturbed and disturbed["image_auroc"]
+    return {
+        "set": name,
+        "contender": contender,
+        **{figure: clean[figure] for figure in FIGURES},
+        "intervals": {figure: clean["intervals"][figure] for figure in FIGURES},
+        "disturbed_image_auroc": noisy,
+        "disturbed_interval": disturbed and disturbed["intervals"]["image_auroc"],
+        "fall": difference(clean["image_auroc"], noisy),
+        **{cost: result[cost] for cost in COSTS},
+        **{key: result[key] for key in ("size_hw", "decided", "settings", "digest")},
+    }
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""Bank: the normal pictures behind a memory, and what the detector usually says of them."""
+"""Bank: the normal pictures behind a memory, and their usual distance from each other."""
 
 from __future__ import annotations
 
@@ -12,11 +12,10 @@ from mapl_edge.arrays import IntArray, UInt8Array
 from mapl_edge.config import TrainConfig
 from mapl_edge.interference import Interference
 from mapl_edge.model.detector import Detector
-from mapl_edge.model.evidence import log_odds
 from mapl_edge.model.frozen import Encode
 
 DISTURBED_SHARE = 0.3  # of the pictures are in a patch memory a second time, disturbed; more would crowd out clean ones
-USUAL = 96  # pictures that tell what is usual at each place
+USUAL = 96  # pictures that tell the usual distance
 
 
 class Bank:
@@ -28,7 +27,7 @@ class Bank:
     """
 
     def __init__(self, pictures: UInt8Array, numbers: IntArray, config: TrainConfig) -> None:
-        self.pictures, self._numbers = pictures, numbers
+        self.pictures = pictures
         k = len(pictures)
         rng = np.random.default_rng([config.seed, 3])
         again = rng.choice(k, math.ceil(DISTURBED_SHARE * k), replace=False) if config.interference else np.arange(0)
@@ -38,8 +37,7 @@ class Bank:
         self._sources = torch.from_numpy(np.concatenate([np.arange(k), self._again]))
         places = pictures.shape[1] * pictures.shape[2] // 64
         self.size = k if config.memory == "image" else min(config.memory_patches, places * len(self._all))
-        slots = {int(number): slot for slot, number in enumerate(numbers)}
-        self._slot_of = slots
+        self._slot_of = {int(number): slot for slot, number in enumerate(numbers)}
 
     def slots(self, own: Tensor) -> Tensor:
         """Which of the bank's pictures a training picture is, by its number; -1 for none. int64 (B,)."""
@@ -52,23 +50,24 @@ class Bank:
         with torch.no_grad():
             detector.fill_memory(_encode_all(encode, self._all), self._sources)
             detector.distance_unit.copy_(torch.tensor([0.0, 1.0]))
-            _, distance = self.usual(detector, encode, decode=False)
+            distance = self._usual_distance(detector, encode)
             detector.distance_unit.copy_(torch.stack([distance.mean(), distance.std(correction=0).clamp_min(1e-6)]))
         detector.train(was_training)
 
-    def usual(self, detector: Detector, encode: Encode, decode: bool = True) -> tuple[Tensor, Tensor]:
-        """Log-odds and distance of its pictures, none compared with itself: (N, 1, H/4, W/4), (N, 1, H/8, W/8)."""
-        chosen = np.linspace(0, len(self._all) - 1, min(USUAL, len(self._all))).astype(int)
-        odds, distances = [], []
+    def refill(self, detector: Detector, encode: Encode) -> None:
+        """Fill the memory of a trained detector with these pictures; its scales and units stay what the head knows."""
         with torch.no_grad():
-            for i in range(0, len(chosen), 8):
-                part = chosen[i : i + 8]
-                features = detector.scaled(encode(self._all[part]))
-                alone = len(self.pictures) == 1
-                compared = detector.compare(features, None if alone else self._sources[part])
-                distances.append(compared.distance)
-                odds.append(log_odds(detector.decode(compared), detector.decoder.stride) if decode else distances[-1])
-        return torch.cat(odds), torch.cat(distances)
+            detector.memory.fill(detector.scaled(_encode_all(encode, self._all)), self._sources)
+
+    def _usual_distance(self, detector: Detector, encode: Encode) -> Tensor:
+        """The distance of its pictures, (N, 1, H/8, W/8), none compared with itself unless it is the only one."""
+        chosen = np.linspace(0, len(self._all) - 1, min(USUAL, len(self._all))).astype(int)
+        distances = []
+        for i in range(0, len(chosen), 8):
+            part = chosen[i : i + 8]
+            exclude = None if len(self.pictures) == 1 else self._sources[part]
+            distances.append(detector.compare(detector.scaled(encode(self._all[part])), exclude).distance)
+        return torch.cat(distances)
 
 
 def _encode_all(encode: Encode, pictures: UInt8Array) -> list[Tensor]:

@@ -73,7 +73,7 @@ class Detector(nn.Module):
         )
         self.decoder = UNetDecoder(self.fusion.widths, config.decoder_stride)
         self.predictor = Predictor(pooled_dims(encoder.channels))
-        self.evidence = Evidence(config.contract.size_hw) if config.distance else None
+        self.evidence = Evidence() if config.distance else None
         self.top_k = max(1, round(TOP_FRACTION * h * w))
 
     def forward(self, pictures: Tensor) -> tuple[Tensor, Tensor, Tensor]:

@@ -41,6 +41,12 @@ class Memory(nn.Module, ABC):
     """Memory bank MB. Features are pyramids at strides 4, 8, 16, one (B, C, H, W) per level."""
 
     scope: Literal["image", "patch"]
+    source: Tensor
+
+    @property
+    def size(self) -> int:
+        """K, how many samples or patches it holds."""
+        return len(self.source)
 
     @abstractmethod
     def fill(self, features: Sequence[Tensor], sources: Tensor) -> None:
@@ -68,7 +74,6 @@ class ImageMemory(Memory):
 
     scope = "image"
     bank: Tensor
-    source: Tensor
 
     def __init__(self, samples: int, shapes: Sequence[tuple[int, int, int]]) -> None:
         super().__init__()
@@ -122,7 +127,6 @@ class PatchMemory(Memory):
     scope = "patch"
     columns: Tensor
     descriptors: Tensor
-    source: Tensor
     mean: Tensor
     basis: Tensor
     place_unit: Tensor

@@ -24,7 +24,7 @@ from mapl_edge.model.masks import few_of, foreground, line_mask, perlin_mask, sp
 
 OPACITY = (0.15, 1.0)  # the range of δ in Eq. 1
 MIN_PIXELS = 6  # a smaller mask is drawn again; nothing could be learned from it
-MIN_CHANGE = 12  # grey levels, mean over the mask: δ is raised to it, as far as 1; nobody sees less
+MIN_CHANGE = 12  # grey levels more than the surface's own grain, mean over the mask: δ is raised to it, as far as 1
 
 
 @dataclass(frozen=True)
@@ -60,7 +60,7 @@ class Simulator:
         soft = soft_edge(mask, rng.choice((0.0, 0.6, 1.2)))
         changes = soft[mask][:, None] * np.abs(noise[mask].astype(np.float32) - picture[mask])
         seen = float(changes.mean()) if mask.any() else 0.0
-        opacity = min(1.0, max(opacity, MIN_CHANGE / max(seen, 1e-3)))
+        opacity = min(1.0, max(opacity, (MIN_CHANGE + grain(picture)) / max(seen, 1e-3)))
         return blend(picture, noise, soft, opacity), mask.astype(np.uint8)
 
     def _mask(self, rng: np.random.Generator, part: BoolArray) -> BoolArray:
@@ -110,6 +110,12 @@ def blend(picture: UInt8Array, noise: UInt8Array, mask: FloatArray, opacity: flo
     weight = np.float32(opacity) * mask[:, :, None]
     mixed = picture + weight * (noise.astype(np.float32) - picture)
     return np.asarray(np.clip(np.rint(mixed), 0, 255), np.uint8)
+
+
+def grain(picture: UInt8Array) -> float:
+    """How rough a surface is from pixel to pixel: standard deviation in grey levels, from the median deviation."""
+    grey = picture[:, :, 1].astype(np.float32)
+    return 1.4826 * float(np.median(np.abs(grey - cv2.GaussianBlur(grey, (0, 0), 2))))
 
 
 def soft_edge(mask: BoolArray, sigma: float) -> FloatArray:

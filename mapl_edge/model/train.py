@@ -47,6 +47,7 @@ from mapl_edge.verdict import utc_text
 VALIDATION_SHARE, CALIBRATION_SHARE = 0.1, 0.2
 MIN_GOOD = 4  # two to compare with each other, one to validate, one to calibrate
 GOLDEN = 8
+PROBED = 16  # pictures whose shape decides the input's
 POSITION_WEIGHTS = (0.0, 0.5)
 
 logger = logging.getLogger(__name__)
@@ -100,7 +101,7 @@ def train(
     size_hw = config.contract.size_hw
     textures = texture_pictures(config.textures, size_hw) if config.textures else ()
     simulator = Simulator(config.seed, textures, pictures[split.train], only_paper=config.simulation == "paper")
-    validation = Validation(pictures[split.validation], simulator, config.interference)
+    validation = Validation(pictures[split.validation], split.validation, simulator, config.interference)
 
     encoder = pretrained_encoder(config.encoder, config.weights)
     progress("preparing the encoder", 0, 1)
@@ -111,7 +112,13 @@ def train(
     run_id = _run_id(config, [*used, *real_used])
     result = optimise(detector, encode, bank, batches, validation, config, progress, state, run_id)
     detector.eval()
-    by_place = _fit_evidence(detector, encode, bank, validation)
+    if config.memory == "patch" and not encoder.trainable:
+        # All is chosen: what validated may now be remembered too.
+        everything = np.sort(np.concatenate([split.train, split.validation]))
+        bank = Bank(pictures[everything], everything, config)
+        bank.refill(detector, encode)
+        validation.compare(detector, encode, bank)
+        validation.score(detector)
     detector.check_fresh()
 
     names = [used[i] for i in (*split.train, *split.validation)]
@@ -120,7 +127,7 @@ def train(
         config=config,
         trained_on={s.name: sha256_of(s.path) for s in [*names, *real_used]},
         held_out={used[i].name: sha256_of(used[i].path) for i in split.calibration},
-        memory_samples=bank.size,
+        memory_samples=detector.memory.size,
         summary={
             "seconds": round(time.monotonic() - started, 1),
             "peak_rss_mb": peak_rss_mb(),
@@ -133,7 +140,7 @@ def train(
             },
             "memory": config.memory,
             "position_weight": config.position_weight,
-            "evidence_by_place": by_place,
+            "decoder_weight": None if detector.evidence is None else round(float(detector.evidence.weight), 4),
             "notes": _notes(config, split, bank),
             **_summary(result),
         },
@@ -252,40 +259,26 @@ def memory_choices(config: TrainConfig) -> list[TrainConfig]:
     return choices
 
 
-def _fit_evidence(detector: Detector, encode: Encode, bank: Bank, validation: Validation) -> bool:
-    """Learn what is usual, over all places alike or place by place, whichever tells more; return which."""
-    if detector.evidence is None:
-        return False
-    odds, distance = bank.usual(detector, encode)
-    scores = {}
-    for by_place in (False, True):
-        detector.evidence.fit(odds, distance, by_place)
-        figures = validation.score(detector, fit=False)
-        scores[by_place] = figures["validation_image_auroc"] + figures["validation_pixel_ap"]
-    by_place = scores[True] > scores[False]
-    detector.evidence.fit(odds, distance, by_place)
-    validation.score(detector, fit=False)
-    return by_place
-
-
 def _prepared(
     samples: Sequence[Sample], config: TrainConfig, bad: BadPictures, progress: Progress
 ) -> tuple[TrainConfig, list[Sample], UInt8Array]:
     """The settings with the input's size decided, the usable samples, and their prepared pictures."""
-    used, images = [], []
+    if config.fit_aspect:
+        few = samples[:: max(1, len(samples) // PROBED)]
+        shapes = [image.shape[:2] for _, image in BadPictures(skip=True).read(few)]
+        contract = contract_that_fits(config.contract, shapes) if shapes else config.contract
+        config = config.model_copy(update={"contract": contract, "fit_aspect": False})
+    used, pictures = [], []
     for done, (sample, image) in enumerate(bad.read(samples), start=1):
         used.append(sample)
-        images.append(image)
+        pictures.append(prepare(image, config.contract))  # at once: a camera's pictures may fill the memory
         progress("reading pictures", done, len(samples))
     if len(used) < MIN_GOOD:
         raise DataError(
             f"found {len(used)} usable pictures of good parts, expected at least {MIN_GOOD} "
             "(50 or more work well); add some"
         )
-    if config.fit_aspect:
-        contract = contract_that_fits(config.contract, [image.shape[:2] for image in images])
-        config = config.model_copy(update={"contract": contract, "fit_aspect": False})
-    return config, used, np.stack([prepare(image, config.contract) for image in images])
+    return config, used, np.stack(pictures)
 
 
 def _real_defects(

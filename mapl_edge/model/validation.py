@@ -6,9 +6,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from mapl_edge.arrays import UInt8Array
+from mapl_edge.arrays import IntArray, UInt8Array
 from mapl_edge.interference import Interference
 from mapl_edge.metrics import auroc, average_precision
+from mapl_edge.model.bank import Bank
 from mapl_edge.model.detector import Compared, Detector
 from mapl_edge.model.evidence import log_odds
 from mapl_edge.model.frozen import Encode
@@ -25,9 +26,10 @@ class Validation:
     Attributes:
         pictures: uint8 (N, H, W, 3), of each normal itself, then defects simulated on it.
         masks: uint8 (N, H, W).
+        own: int64 (N,), the number of the normal that each was made from.
     """
 
-    def __init__(self, normals: UInt8Array, simulator: Simulator, disturb: bool) -> None:
+    def __init__(self, normals: UInt8Array, numbers: IntArray, simulator: Simulator, disturb: bool) -> None:
         images, masks = [], []
         for n, normal in enumerate(normals):
             for k in range(SIMULATED_PER_PICTURE + 1):
@@ -40,14 +42,21 @@ class Validation:
                 images.append(image)
                 masks.append(mask)
         self.pictures, self.masks = np.stack(images), np.stack(masks)
+        self.own = torch.from_numpy(np.repeat(numbers, SIMULATED_PER_PICTURE + 1))
         self._compared: list[Compared] = []
 
-    def compare(self, detector: Detector, encode: Encode) -> None:
-        """Encode and compare all pictures; again whenever encoder or memory moved."""
+    def compare(self, detector: Detector, encode: Encode, bank: Bank | None = None) -> None:
+        """Encode and compare all pictures; again whenever encoder or memory moved.
+
+        `bank` is given where the memory holds these normals too: then none is compared with itself.
+        """
         detector.eval()  # batch statistics must not move: the memory would be stale
+        exclude = None if bank is None else bank.slots(self.own)
         with torch.inference_mode():
             self._compared = [
-                detector.compare(detector.scaled(encode(self.pictures[i : i + 8])))
+                detector.compare(
+                    detector.scaled(encode(self.pictures[i : i + 8])), None if exclude is None else exclude[i : i + 8]
+                )
                 for i in range(0, len(self.pictures), 8)
             ]
 
@@ -58,26 +67,19 @@ class Validation:
             odds = torch.cat([log_odds(detector.decode(part), stride) for part in self._compared])
         return odds, torch.cat([part.distance for part in self._compared])
 
-    def score(self, detector: Detector, fit: bool = True) -> dict[str, float]:
-        """How well the detector as it is now tells normals from simulated defects.
-
-        Args:
-            fit: let its evidence learn its units from the normals here first; False: only those of the score.
-        """
+    def score(self, detector: Detector) -> dict[str, float]:
+        """How well the detector as it is now tells normals from simulated defects; its evidence is fitted first."""
         detector.eval()
-        normal = torch.from_numpy(~self.masks.any((1, 2)))
+        positive = self.masks.any((1, 2))
         with torch.inference_mode():
             if detector.evidence is not None:
                 odds, distance = self.head(detector)
-                if fit:
-                    detector.evidence.fit(odds[normal], distance[normal], by_place=False)
-                detector.evidence.fit_scores(odds[normal], distance[normal])
+                detector.evidence.fit(odds, distance, torch.from_numpy(positive))
                 scores, maps = detector.evidence(odds, distance)
             else:
                 judged = [detector.judge(part, detector.decode(part)) for part in self._compared]
                 scores, maps = (torch.cat(values) for values in zip(*judged, strict=True))
         few = np.s_[:, STEP // 2 :: STEP, STEP // 2 :: STEP]
-        positive = self.masks.any((1, 2))
         image_ap = average_precision(positive, scores.numpy())
         n, h, w = self.masks.shape
         cells = self.masks.reshape(n, h // STEP, STEP, w // STEP, STEP).max((2, 4))  # a speck between them counts too
