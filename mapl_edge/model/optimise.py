@@ -41,7 +41,8 @@ class Optimised:
     Attributes:
         history: one entry per validation: step, losses, validation scores.
         stopped_early: whether the convergence monitor ended it.
-        failure: why it had to stop where the loss was no longer a number; the weights are of the best step before.
+        failure: why it had to stop where loss or gradient was no longer a number; the weights are of the best step
+            before.
     """
 
     history: list[dict[str, float]]
@@ -116,7 +117,7 @@ def optimise(
     """Train `detector` and leave it at its best validated step; see `mapl_edge.model.train.train`.
 
     Raises:
-        TrainingError: the loss is no longer a number before the first validation.
+        TrainingError: loss or gradient is no longer a number before the first validation.
     """
     optimiser = torch.optim.AdamW(detector.trainable(), lr=config.learning_rate, weight_decay=0.01)
     schedule = torch.optim.lr_scheduler.LambdaLR(optimiser, lambda step: learning_rate_factor(step, config.steps))
@@ -149,7 +150,10 @@ def optimise(
             break
         optimiser.zero_grad()
         loss.backward()  # type: ignore[no-untyped-call]
-        torch.nn.utils.clip_grad_norm_(detector.trainable(), MAX_NORM)
+        norm = float(torch.nn.utils.clip_grad_norm_(detector.trainable(), MAX_NORM))
+        if not math.isfinite(norm):  # of a finite loss: one step with it would make every weight NaN
+            failure = f"the gradient is {norm} at step {step}; lower learning_rate ({config.learning_rate})"
+            break
         optimiser.step()
         schedule.step()
         running.append(parts)

@@ -141,7 +141,7 @@ def train(
             "memory": config.memory,
             "position_weight": config.position_weight,
             "decoder_weight": None if detector.evidence is None else round(float(detector.evidence.weight), 4),
-            "notes": _notes(config, split, bank),
+            "notes": _notes(config, split, detector),
             **_summary(result),
         },
         history=result.history,
@@ -316,13 +316,16 @@ def _run_id(config: TrainConfig, samples: Sequence[Sample]) -> str:
     return digest.hexdigest()
 
 
-def _notes(config: TrainConfig, split: Split, bank: Bank) -> list[str]:
+def _notes(config: TrainConfig, split: Split, detector: Detector) -> list[str]:
     """What had to be done with fewer pictures than the settings ask for, for people."""
     wanted, train = config.memory_samples, len(split.train)
     if config.memory == "image" and train < wanted:
         return [f"the memory holds {train} pictures, all there are to train on (memory_samples is {wanted})"]
-    if config.memory == "patch" and bank.size < config.memory_patches:
-        return [f"the memory holds {bank.size} patches, all there are (memory_patches is {config.memory_patches})"]
+    held = detector.memory.size
+    if config.memory == "patch" and held < config.memory_patches:
+        return [
+            f"the memory holds {held} patches, all there are to train on (memory_patches is {config.memory_patches})"
+        ]
     return []
 
 

@@ -48,7 +48,7 @@ def test_size_is_what_the_memory_holds(changes: dict[str, Any], size: int) -> No
     bank.fill(detector, encode)
 
     assert bank.size == size
-    assert len(cast(Tensor, detector.memory.source)) == size
+    assert detector.memory.size == size
     assert np.array_equal(bank.pictures, PICTURES)
 
 
@@ -63,7 +63,7 @@ def test_sources_are_the_banks_pictures() -> None:
     """Also of disturbed copies: whoever leaves out a picture leaves out its copy."""
     bank, detector, encode = made(memory_patches=10**6)
     bank.fill(detector, encode)
-    sources = cast(Tensor, detector.memory.source)
+    sources = detector.memory.source
 
     counts = torch.bincount(sources, minlength=10)
 
@@ -112,18 +112,29 @@ def test_filling_leaves_the_mode_as_it_was_and_the_encoder_untouched(training: b
     assert detector.training is training
 
 
-def test_usual_leaves_out_each_picture_itself() -> None:
-    """Shapes, and that nothing of a picture's own patches is found; of one picture alone there is no other."""
-    bank, detector, encode = made(interference=False)
-    bank.fill(detector, encode)
-
-    odds, distance = bank.usual(detector.eval(), encode)
-
-    assert odds.shape == (10, 1, 24, 16)
-    assert distance.shape == (10, 1, 12, 8)
-    assert float(distance.mean()) == pytest.approx(0, abs=1e-4)
+def test_a_single_picture_is_compared_with_itself() -> None:
+    """There is no other; its distances must still have a unit."""
+    _, detector, encode = made(interference=False)
     config = TrainConfig.model_validate(TINY.model_dump() | {"encoder": "vaegan", "interference": False})
     alone = Bank(PICTURES[:1], NUMBERS[:1], config)
     single = Detector(detector.encoder, empty_memory(config, detector.encoder.channels, alone.size), config)
+
     alone.fill(single, encode)
-    assert all(value.isfinite().all() for value in alone.usual(single.eval(), encode))
+
+    assert single.distance_unit.isfinite().all()
+    assert single.distance_unit[1] > 0
+
+
+def test_refilling_changes_the_memory_alone() -> None:
+    """The head learned with these scales and this unit; only what is remembered may be more."""
+    bank, detector, encode = made(memory_patches=10**6)
+    few = Bank(PICTURES[:6], NUMBERS[:6], TrainConfig.model_validate(TINY.model_dump() | {"encoder": "vaegan"}))
+    few.fill(detector, encode)
+    before = {name: value.clone() for name, value in detector.state_dict().items()}
+
+    bank.refill(detector.eval(), encode)
+
+    changed = {name for name, value in detector.state_dict().items() if not torch.equal(value, before[name])}
+    assert {name.partition(".")[0] for name in changed} == {"memory"}
+    assert set(detector.memory.source.tolist()) == set(range(10))
+    detector.check_fresh()

@@ -4,25 +4,41 @@ import numpy as np
 import pytest
 import torch
 from scipy.ndimage import uniform_filter
+from sklearn.metrics import roc_auc_score
 from torch import Tensor
 
-from mapl_edge.model.evidence import DISTANCE_WINDOWS, HEAD_WINDOWS, SHARED, TOP_CELLS, Evidence, log_odds
+from mapl_edge.model.evidence import (
+    DISTANCE_WINDOWS,
+    JOINT_WINDOWS,
+    TOP_CELLS,
+    Evidence,
+    log_odds,
+    reliability,
+)
 
 SIZE_HW = (96, 64)
 
 
 def readings(n: int, seed: int = 0) -> tuple[Tensor, Tensor]:
-    """Log-odds and distance of n pictures; they vary more on the right, as at an edge of the part."""
+    """Log-odds and distance of n normal pictures."""
     generator = torch.Generator().manual_seed(seed)
     head, distance = (torch.randn((n, 1, SIZE_HW[0] // s, SIZE_HW[1] // s), generator=generator) for s in (4, 8))
-    return -6 + head * torch.linspace(0.5, 3, 16), 0.3 + distance * torch.linspace(0.2, 2, 8)
+    return -6 + 1.5 * head, distance
 
 
-def fitted(by_place: bool = False) -> Evidence:
-    """Evidence that knows what is usual, and its scores' units from other pictures."""
-    evidence = Evidence(SIZE_HW)
-    evidence.fit(*readings(40), by_place=by_place)
-    evidence.fit_scores(*readings(20, seed=1))
+def held_out(shift: float = 10.0) -> tuple[Tensor, Tensor, Tensor]:
+    """20 normals and 20 simulated defects, in a corner of which the decoder says so much more; which are which."""
+    head, distance = readings(40, seed=1)
+    anomalous = torch.arange(40) % 2 == 1
+    head[anomalous, :, 3:8, 4:9] += shift
+    distance[anomalous, :, 2:4, 2:4] += 3
+    return head, distance, anomalous
+
+
+def fitted(shift: float = 10.0) -> Evidence:
+    """Evidence that knows what is usual, and how far to trust the decoder."""
+    evidence = Evidence()
+    evidence.fit(*held_out(shift))
     return evidence
 
 
@@ -47,44 +63,38 @@ def doubled(plane: np.ndarray, factor: int = 2) -> np.ndarray:
     return np.asarray(matrix(plane.shape[0]) @ plane @ matrix(plane.shape[1]).T)
 
 
-def written_out(head: Tensor, distance: Tensor, units: dict[str, np.ndarray]) -> tuple[np.ndarray, list[np.ndarray]]:
-    """Joint evidence (N, H/4, W/4) and the pooled values of each picture, P numbers each."""
+def written_out(
+    head: Tensor, distance: Tensor, unit: tuple[float, float], weight: float
+) -> tuple[np.ndarray, np.ndarray]:
+    """Joint evidence (N, H/4, W/4) and the pooled values (N, P)."""
     joints, pooled = [], []
     for near, far in zip(head[:, 0].double().numpy(), distance[:, 0].double().numpy(), strict=True):
-        far = (far - units["distance_mean"]) / units["distance_std"]
-        joint = (near - units["head_mean"]) / units["head_std"] + mean_over(doubled(far), 3)
-        tops = [np.sort(mean_over(joint, k).ravel())[-TOP_CELLS:].mean() for k in HEAD_WINDOWS]
-        pooled.append(np.array(tops + [mean_over(far, k).max() for k in DISTANCE_WINDOWS]))
+        joint = weight * (near - unit[0]) / unit[1] + mean_over(doubled(far), 3)
+        tops = [np.sort(mean_over(joint, k).ravel())[-TOP_CELLS:].mean() for k in JOINT_WINDOWS]
+        pooled.append(tops + [mean_over(far, k).max() for k in DISTANCE_WINDOWS])
         joints.append(joint)
-    return np.stack(joints), pooled
+    return np.stack(joints), np.array(pooled)
 
 
-def units_of(head: Tensor, distance: Tensor, by_place: bool) -> dict[str, np.ndarray]:
-    """Mean and deviation, over everything or place by place, smoothed over neighbours."""
-    units = {}
-    for name, values, window in (("head", head, 9), ("distance", distance, 5)):
-        plain = values[:, 0].double().numpy()
-        mean, variance = np.full(plain.shape[1:], plain.mean()), np.full(plain.shape[1:], plain.var())
-        if by_place:
-            mean = mean_over(plain.mean(0), window)
-            variance = mean_over(plain.var(0), window) + SHARED * plain.var()
-        units |= {f"{name}_mean": mean, f"{name}_std": np.sqrt(variance)}
-    return units
-
-
-@pytest.mark.parametrize("by_place", [False, True], ids=["overall", "by-place"])
-def test_scores_and_maps_are_the_documented_sums(by_place: bool) -> None:
-    """Both in units of normals, added, pooled over windows, in units of normals' scores; middle: one in a thousand."""
-    usual, normals, new = readings(40), readings(20, seed=1), readings(3, seed=2)
-    units = units_of(*usual, by_place)
-    joint_of_normals, of_normals = written_out(*normals, units)
-    joint, pooled = written_out(*new, units)
+@pytest.mark.parametrize("shift", [0.5, 2.0, 10.0], ids=["unsure", "fair", "sure"])
+def test_scores_and_maps_are_the_documented_sums(shift: float) -> None:
+    """Units from normals, decoder weighted, pooled over windows, in units of normals; middle: one in a thousand."""
+    head, distance, anomalous = held_out(shift)
+    plain = head.double().numpy()
+    unit = plain[~anomalous.numpy()].mean(), plain[~anomalous.numpy()].std()
+    tops = np.sort(plain.reshape(40, -1), axis=1)[:, -TOP_CELLS:].mean(1)
+    weight = max(0.0, 2 * roc_auc_score(anomalous.numpy(), tops) - 1) ** 2
+    joint_of_normals, of_normals = written_out(head[~anomalous], distance[~anomalous], unit, weight)
     middle = np.sort(joint_of_normals.ravel())[int(0.999 * (joint_of_normals.size - 1))]
+    new = readings(3, seed=2)
+    joint, pooled = written_out(*new, unit, weight)
+    evidence = fitted(shift)
 
-    scores, maps = fitted(by_place)(*new)
+    scores, maps = evidence(*new)
 
-    expected = ((np.stack(pooled) - np.mean(of_normals, axis=0)) / np.std(of_normals, axis=0)).mean(1)
-    np.testing.assert_allclose(scores.numpy(), expected, rtol=1e-3, atol=1e-4)
+    assert float(evidence.weight) == pytest.approx(weight, abs=1e-5)
+    expected = ((pooled - of_normals.mean(0)) / of_normals.std(0)).mean(1)
+    np.testing.assert_allclose(scores.numpy(), expected, rtol=1e-3, atol=1e-3)
     for ours, theirs in zip(maps.numpy(), joint, strict=True):
         slow = 1 / (1 + np.exp(-(doubled(theirs, 4) - middle) / 2))
         assert ours.shape == SIZE_HW
@@ -93,46 +103,49 @@ def test_scores_and_maps_are_the_documented_sums(by_place: bool) -> None:
 
 def test_normals_score_about_nothing() -> None:
     """Zero mean; and about one pixel in a thousand is above the map's middle."""
-    evidence = fitted()
+    head, distance, anomalous = held_out()
 
-    scores, maps = evidence(*readings(20, seed=1))
+    scores, maps = fitted()(head[~anomalous], distance[~anomalous])
 
     assert abs(float(scores.mean())) < 1e-3
     assert float((maps > 0.5).float().mean()) < 0.002
 
 
-def test_by_place_trusts_quiet_places_more() -> None:
-    """The same rise counts for more where normals hardly differ; overall it counts the same everywhere."""
-    rises: dict[bool, list[float]] = {}
-    for by_place in (False, True):
-        evidence = fitted(by_place)
-        head, distance = torch.full((1, 1, 24, 16), -6.0), torch.full((1, 1, 12, 8), 0.3)
-        before, _ = evidence.joint(head, distance)
-        after, _ = evidence.joint(head + 4, distance)
-        rises[by_place] = [float((after - before)[0, 0, 12, column]) for column in (1, 14)]
+@pytest.mark.parametrize(
+    ("good", "bad", "expected"),
+    [
+        pytest.param([1.0, 2.0], [3.0, 4.0], 1.0, id="tells-all-apart"),
+        pytest.param([1.0, 2.0], [1.0, 2.0], 0.0, id="guesses"),
+        pytest.param([3.0, 4.0], [1.0, 2.0], 0.0, id="worse-than-a-guess"),
+        pytest.param([1.0, 3.0], [2.0, 4.0], 0.25, id="three-of-four-pairs"),
+        pytest.param([5.0, 5.0], [5.0, 5.0], 0.0, id="ties"),
+        pytest.param([1.0], [], 1.0, id="nothing-to-tell-apart"),
+        pytest.param([], [1.0], 1.0, id="no-normal"),
+    ],
+)
+def test_reliability(good: list[float], bad: list[float], expected: float) -> None:
+    """(2 AUROC - 1)², by hand."""
+    scores, anomalous = torch.tensor(good + bad), torch.tensor([False] * len(good) + [True] * len(bad))
 
-    assert rises[False][0] == pytest.approx(rises[False][1])
-    assert rises[True][0] > 2 * rises[True][1]
-
-
-def test_a_quiet_place_is_not_infinitely_trusted() -> None:
-    """Where normals never differ, a tenth of the overall variance is still there."""
-    head, distance = readings(40)
-    head[:, :, :, :12] = -6.0
-    evidence = Evidence(SIZE_HW)
-
-    evidence.fit(head, distance, by_place=True)
-
-    overall = float(head.var(correction=0))
-    assert float(evidence.get_buffer("head_std").min()) == pytest.approx((SHARED * overall) ** 0.5, rel=1e-3)
+    assert reliability(scores, anomalous) == pytest.approx(expected)
 
 
-@pytest.mark.parametrize("by_place", [False, True], ids=["overall", "by-place"])
+def test_a_decoder_that_guesses_is_not_heard() -> None:
+    """On such a surface the distance alone decides."""
+    evidence, (head, distance) = fitted(shift=-1.0), readings(2, seed=7)
+
+    scores, _ = evidence(head, distance)
+    others, _ = evidence(head + 50 * torch.rand_like(head), distance)
+
+    assert float(evidence.weight) == 0
+    assert torch.equal(scores, others)
+
+
 @pytest.mark.parametrize("side", [1, 3, 6], ids=["speck", "spot", "stain"])
 @pytest.mark.parametrize("which", ["head", "distance"])
-def test_a_spot_never_lowers_the_score_and_raises_it_when_strong(which: str, side: int, by_place: bool) -> None:
+def test_a_spot_never_lowers_the_score_and_raises_it_when_strong(which: str, side: int) -> None:
     """Whoever speaks, decoder or distance, and wherever: more evidence, more score."""
-    evidence = fitted(by_place)
+    evidence = fitted()
     head, distance = readings(1, seed=7)
     for y, x in ((0, 0), (5, 3), (6, 2)):
         scores = []
@@ -159,13 +172,12 @@ def test_the_map_shows_the_spot(which: str) -> None:
     assert maps.max() > 0.9
 
 
-@pytest.mark.parametrize("by_place", [False, True], ids=["overall", "by-place"])
-def test_constant_normals_give_finite_scores(by_place: bool) -> None:
+def test_constant_pictures_give_finite_scores() -> None:
     """Identical pictures have no deviation; dividing by it would make every later score NaN."""
-    head, distance = torch.full((5, 1, 24, 16), -7.0), torch.full((5, 1, 12, 8), 0.5)
-    evidence = Evidence(SIZE_HW)
-    evidence.fit(head, distance, by_place)
-    evidence.fit_scores(head, distance)
+    head, distance = torch.full((6, 1, 24, 16), -7.0), torch.full((6, 1, 12, 8), 0.5)
+    evidence = Evidence()
+    evidence.fit(head, distance, torch.arange(6) > 2)
+    evidence.weight.fill_(1.0)
 
     same, maps = evidence(head, distance)
     other, _ = evidence(head + 1, distance + 1)
@@ -176,11 +188,11 @@ def test_constant_normals_give_finite_scores(by_place: bool) -> None:
     assert (other > same).all()
 
 
-def test_a_single_normal_is_enough() -> None:
+@pytest.mark.parametrize("anomalous", [[False, True], [False, False]], ids=["with-a-defect", "alone"])
+def test_a_single_normal_is_enough(anomalous: list[bool]) -> None:
     """With four pictures one validates: deviations over pictures are nought then."""
-    evidence = Evidence(SIZE_HW)
-    evidence.fit(*readings(1), by_place=True)
-    evidence.fit_scores(*readings(1))
+    evidence = Evidence()
+    evidence.fit(*readings(2), torch.tensor(anomalous))
 
     scores, maps = evidence(*readings(2, seed=3))
 
@@ -204,7 +216,7 @@ def test_log_odds_are_the_logits_difference_at_stride_4(stride: int) -> None:
 
 def test_units_travel_with_the_weights() -> None:
     """Scores of a saved model must be those of the trained one."""
-    evidence, other = fitted(by_place=True), Evidence(SIZE_HW)
+    evidence, other = fitted(), Evidence()
 
     other.load_state_dict(evidence.state_dict())
 

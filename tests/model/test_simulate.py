@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from mapl_edge.model import simulate
 from mapl_edge.model.masks import foreground
-from mapl_edge.model.simulate import MIN_CHANGE, MIN_PIXELS, OPACITY, Simulator, blend, soft_edge
+from mapl_edge.model.simulate import MIN_CHANGE, MIN_PIXELS, OPACITY, Simulator, blend, grain, soft_edge
 from mapl_edge.testing import SyntheticLine
 
 
@@ -101,16 +101,32 @@ def test_defects_lie_on_the_part(part: np.ndarray, only_paper: bool) -> None:
     assert all(inside)
 
 
-def test_a_defect_can_be_seen(part: np.ndarray, opacities: list[float]) -> None:
-    """It changes at least twelve grey levels in the mean, or δ is 1 already: nobody could learn from less."""
-    faint = 0
-    for i in range(300):
-        image, mask = Simulator(0).sample(part, i)
-        change = np.abs(image.astype(float) - part)[mask == 1].mean()
-        assert change >= MIN_CHANGE - 0.5 or opacities[-1] == 1, i  # half a level: rounding
-        faint += change < MIN_CHANGE - 0.5
+@pytest.mark.parametrize(("rough", "at_most"), [(0, 30), (12, 75)], ids=["smooth", "rough"])
+def test_a_defect_can_be_seen(part: np.ndarray, opacities: list[float], rough: int, at_most: int) -> None:
+    """It changes twelve grey levels more than the surface's grain in the mean, or δ is 1: nobody could learn from less.
 
-    assert faint < 30
+    Half a level is left for rounding.
+    """
+    picture = (part + np.random.default_rng(0).normal(0, rough, part.shape)).clip(0, 255).astype(np.uint8)
+    least, faint = MIN_CHANGE + grain(picture) - 0.5, 0
+    for i in range(300):
+        image, mask = Simulator(0).sample(picture, i)
+        change = np.abs(image.astype(float) - picture)[mask == 1].mean()
+        assert change >= least or opacities[-1] == 1, i
+        faint += change < least
+
+    assert faint < at_most, "of 300"
+
+
+@pytest.mark.parametrize("sigma", [0, 4, 16])
+def test_grain_is_the_deviation_of_the_surface(sigma: int) -> None:
+    """About: a smooth ramp has none, noise has nearly its own, and an edge or two do not count."""
+    ramp = np.linspace(60, 180, 96) + np.zeros((96, 1))
+    ramp[:, 48:50] += 60
+    noisy = ramp + np.random.default_rng(0).normal(0, sigma, ramp.shape)
+    picture = np.repeat(noisy.clip(0, 255).astype(np.uint8)[:, :, None], 3, axis=2)
+
+    assert grain(picture) == pytest.approx(sigma, abs=0.15 * sigma + 0.8)
 
 
 @pytest.mark.parametrize("only_paper", [False, True], ids=["varied", "paper"])

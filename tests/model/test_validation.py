@@ -38,7 +38,7 @@ def made(**changes: Any) -> tuple[Detector, Encode]:
 
 def test_each_normal_comes_with_simulated_defects() -> None:
     """The normal itself first, undisturbed; what was simulated differs inside its mask only."""
-    validation = Validation(PICTURES[:3], Simulator(0), disturb=False)
+    validation = Validation(PICTURES[:3], np.arange(3), Simulator(0), disturb=False)
     per = SIMULATED_PER_PICTURE + 1
 
     assert validation.pictures.shape == (3 * per, 96, 64, 3)
@@ -49,7 +49,7 @@ def test_each_normal_comes_with_simulated_defects() -> None:
 
 def test_half_is_disturbed_always_alike() -> None:
     """Normals and defects; chosen thresholds must not move from run to run."""
-    calm, noisy, again = (Validation(PICTURES[:4], Simulator(0), disturb=d) for d in (False, True, True))
+    calm, noisy, again = (Validation(PICTURES[:4], np.arange(4), Simulator(0), disturb=d) for d in (False, True, True))
     changed = (calm.pictures != noisy.pictures).any((1, 2, 3))
 
     assert np.array_equal(noisy.pictures, again.pictures)
@@ -62,7 +62,7 @@ def test_half_is_disturbed_always_alike() -> None:
 def test_distance_score_is_auroc_and_ap_of_the_distance(memory: str) -> None:
     """The largest distance of each picture; and place by place at stride 8, where any pixel of a cell is defective."""
     detector, encode = made(memory=memory)
-    validation = Validation(PICTURES[5:], Simulator(0), disturb=False)
+    validation = Validation(PICTURES[5:], np.arange(5, 8), Simulator(0), disturb=False)
     validation.compare(detector, encode)
     with torch.no_grad():
         distance = detector.compare(detector.encode(torch.from_numpy(validation.pictures))).distance[:, 0].numpy()
@@ -82,7 +82,7 @@ def test_distance_score_is_auroc_and_ap_of_the_distance(memory: str) -> None:
 def test_scores_are_those_that_the_detector_gives(changes: dict[str, Any]) -> None:
     """Image figures from the very scores that the detector would tell of these pictures."""
     detector, encode = made(**changes)
-    validation = Validation(PICTURES[5:], Simulator(0), disturb=False)
+    validation = Validation(PICTURES[5:], np.arange(5, 8), Simulator(0), disturb=False)
     validation.compare(detector, encode)
 
     figures = validation.score(detector)
@@ -99,7 +99,7 @@ def test_scores_are_those_that_the_detector_gives(changes: dict[str, Any]) -> No
 def test_defects_between_the_measured_pixels_count() -> None:
     """A small data set has two simulated defects; if both were overlooked, no step would ever be the best."""
     detector, encode = made()
-    validation = Validation(PICTURES[5:6], Simulator(0), disturb=False)
+    validation = Validation(PICTURES[5:6], np.array([5]), Simulator(0), disturb=False)
     validation.masks[:] = 0
     validation.masks[1:, 41, 21] = 1
     validation.compare(detector, encode)
@@ -112,7 +112,7 @@ def test_defects_between_the_measured_pixels_count() -> None:
 def test_comparing_moves_no_batch_statistics() -> None:
     """Also while the encoder trains: else its memory would be stale by being measured."""
     detector, encode = made()
-    validation = Validation(PICTURES[5:], Simulator(0), disturb=False)
+    validation = Validation(PICTURES[5:], np.arange(5, 8), Simulator(0), disturb=False)
     detector.train()
 
     validation.compare(detector, encode)
@@ -121,11 +121,36 @@ def test_comparing_moves_no_batch_statistics() -> None:
     detector.check_fresh()
 
 
+def test_normals_that_are_in_the_memory_are_not_compared_with_themselves() -> None:
+    """Once all is chosen they are remembered too; each picture made from one leaves that one out."""
+    detector, encode = made(memory_patches=10**6)
+    config = TrainConfig.model_validate(
+        TINY.model_dump() | {"encoder": "vaegan", "interference": False, "memory_patches": 10**6}
+    )
+    bank, validation = (
+        Bank(PICTURES, np.arange(8) + 10, config),
+        Validation(PICTURES[5:], np.arange(15, 18), Simulator(0), disturb=False),
+    )
+    detector.memory = empty_memory(config, detector.encoder.channels, bank.size)
+    bank.refill(detector.eval(), encode)
+
+    validation.compare(detector, encode)
+    with_themselves = validation._compared[0]
+    validation.compare(detector, encode, bank)
+    apart = validation._compared[0]
+
+    assert validation.own.tolist() == [15] * 3 + [16] * 3 + [17] * 3
+    assert (with_themselves.sources[0] == 5).all()
+    for i, own in enumerate(validation.own[:8].tolist()):
+        assert not (apart.sources[i] == own - 10).any()
+    assert apart.distance[0].mean() > with_themselves.distance[0].mean()
+
+
 @pytest.mark.parametrize("count", [2, 6, 8, 50])
 def test_golden_pictures_are_clear_and_of_both_kinds(count: int) -> None:
     """Nearest patches that are nearest by far; as many as are asked for, while there are."""
     detector, encode = made()
-    validation = Validation(PICTURES, Simulator(0), disturb=False)
+    validation = Validation(PICTURES, np.arange(8), Simulator(0), disturb=False)
     validation.compare(detector, encode)
     memory = cast(nn.Module, detector.memory)
 
