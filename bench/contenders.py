@@ -46,7 +46,7 @@ from mapl_edge.runtime import OnnxRuntimeEngine
 from patchcore import PatchCore
 from settings import BASELINE, CONFIGS, Settings
 
-DECIDED = ("memory", "position_weight", "evidence_by_place", "best_step", "steps", "stopped_early", "failure")
+DECIDED = ("memory", "position_weight", "decoder_weight", "best_step", "steps", "stopped_early", "failure")
 WARM_UP, TURNS = 10, 100
 PICTURES = 30  # at least, where there are as many
 

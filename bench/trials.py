@@ -33,7 +33,7 @@ LINE_TRAIN, LINE_GOOD, LINE_PER_DEFECT = 200, 60, 20
 Results = Mapping[tuple[str, str], Mapping[str, Any]]
 """What bench/contenders.py wrote, by (set, contender)."""
 
-WIDTH = 160  # of a table where there is no terminal to fit into
+WIDTH = 210  # of a table where there is no terminal to fit into
 
 console = Console(stderr=True, highlight=False, width=None if sys.stderr.isatty() else WIDTH)
 

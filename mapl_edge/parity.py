@@ -15,7 +15,12 @@ FP32_TOLERANCE = 1e-4
 
 @dataclass(frozen=True, slots=True)
 class Parity:
-    """The largest differences over all golden pictures; truthy when both are within the tolerance."""
+    """The largest differences over all golden pictures; truthy when both are within the tolerance.
+
+    Attributes:
+        score_error: of scores, which have no limit: absolute up to a score of 1, relative to the score above.
+        map_error: of map values, which are from 0 to 1: absolute.
+    """
 
     engine: str
     pictures: int
@@ -44,7 +49,8 @@ def parity(engine: Engine, golden: Golden, tolerance: float = FP32_TOLERANCE) ->
         reading = engine.infer(picture)
         if reading.map.shape != expected.shape:
             raise ParityError(f"{engine.name}: map has shape {reading.map.shape}, the reference {expected.shape}")
-        score_error = float(np.maximum(score_error, abs(reading.score - float(score))))
+        difference = abs(reading.score - float(score)) / max(1.0, abs(float(score)))
+        score_error = float(np.maximum(score_error, difference))
         map_error = float(np.maximum(map_error, np.abs(reading.map - expected).max()))
     return Parity(engine.name, len(golden.pictures), score_error, map_error, tolerance)
 

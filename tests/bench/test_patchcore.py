@@ -122,9 +122,8 @@ def test_the_same_seed_gives_the_same_bank(noise: UInt8Array) -> None:
 
 def test_a_planted_blob_stands_out() -> None:
     """It scores above every good part, and the map points at it."""
-    encoder = pretrained_encoder(
-        "efficientnet_lite0"
-    )  # torch's own: tracing it for ONNX Runtime would take ten seconds
+    # torch's own encoder: tracing it for ONNX Runtime would take ten seconds
+    encoder = pretrained_encoder("efficientnet_lite0")
 
     def encode(pictures: UInt8Array) -> list[Tensor]:
         levels: list[Tensor] = encoder(torch.from_numpy(pictures))
