@@ -12,14 +12,23 @@ import cv2
 import numpy as np
 import pytest
 
-from mapl_edge.bundle import GOLDEN, MANIFEST, MODEL, Manifest, MemorySummary, open_bundle, write_manifest
+from mapl_edge.bundle import (
+    GOLDEN,
+    MANIFEST,
+    MODEL,
+    Manifest,
+    MemorySummary,
+    memory_name,
+    open_bundle,
+    write_manifest,
+)
 from mapl_edge.calibration import Calibration, Limits, Promise, write_calibration
 from mapl_edge.contract import InputContract
 from mapl_edge.errors import BundleError, ContractMismatch, Uncalibrated
 from mapl_edge.files import sha256_of
 
 CONTRACT = InputContract(size_hw=(96, 64), roi_xywh=(0, 0, 200, 100))
-MEMORY = ["memory/00.jpg", "memory/01.jpg"]
+MEMORY = [memory_name(0), memory_name(1)]
 FILES = [GOLDEN, *MEMORY, MODEL]
 
 
@@ -101,6 +110,14 @@ def test_memory_pictures_come_by_index(part: Path) -> None:
     assert [int(bundle.memory_picture(i).mean()) for i in (0, 1)] == [50, 100]
 
 
+def test_memory_pictures_sort_by_their_index() -> None:
+    """A patch memory stands on hundreds of pictures; in a listing they lie in order."""
+    names = [memory_name(i) for i in range(1000)]
+
+    assert names == sorted(names)
+    assert len(set(names)) == 1000
+
+
 def test_copied_bundle_is_the_same_bundle(part: Path, tmp_path: Path) -> None:
     """A stick or scp carries it; the digest does not depend on where it lies."""
     shutil.copytree(part, tmp_path / "elsewhere")
@@ -152,7 +169,7 @@ def test_link_in_place_of_a_folder_is_refused(part: Path, tmp_path: Path) -> Non
     (part / "memory").rename(tmp_path / "outside")
     (part / "memory").symlink_to(tmp_path / "outside")
 
-    with pytest.raises(BundleError, match=r"part\.mapl: memory/00\.jpg "):
+    with pytest.raises(BundleError, match=r"part\.mapl: memory/000\.jpg "):
         open_bundle(part)
 
 

@@ -330,7 +330,7 @@ def _notes(config: TrainConfig, split: Split, detector: Detector) -> list[str]:
 
 
 def _summary(result: Optimised) -> dict[str, object]:
-    best = max(result.history, key=lambda entry: entry["validation_score"])
+    best = max(reversed(result.history), key=lambda entry: entry["validation_score"])  # the latest, as `optimise` does
     names = ("validation_image_auroc", "validation_image_ap", "validation_pixel_ap")
     return {
         "steps": int(result.history[-1]["step"]),

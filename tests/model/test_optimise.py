@@ -146,6 +146,22 @@ def test_the_model_is_that_of_the_best_validation(
     assert not all(torch.equal(weights[name], saved["detector"][name]) for name in moved)
 
 
+def test_of_equally_good_steps_the_latest_counts(
+    line_data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """On an easy part all validations are perfect; the record must tell the step whose weights these are."""
+    real, state = optimise_module.Validation.score, tmp_path / "state"
+    monkeypatch.setattr(
+        optimise_module.Validation, "score", lambda self, detector: real(self, detector) | {"validation_score": 0.5}
+    )
+
+    checkpoint = train(good_samples(line_data)[:8], config_with(steps=4, validate_every=2), state=state)
+
+    latest = torch.load(state, weights_only=True)["detector"]["decoder.head.weight"]
+    assert torch.equal(checkpoint.detector.state_dict()["decoder.head.weight"], latest)
+    assert checkpoint.record.summary["best_step"] == 4
+
+
 def test_learning_rate_warms_up_and_falls() -> None:
     """Warm-up over a tenth, cosine to a hundredth (§3.3)."""
     factors = [learning_rate_factor(step, 100) for step in range(100)]
