@@ -8,6 +8,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -51,7 +52,11 @@ def test_the_whole_way_by_the_machine_contract(line_data: Path, calibration_data
     ran = mapl_edge("run", "--source", line_data / "test", "--out", out, cwd=tmp_path)
     shown = json.loads(mapl_edge("inspect", part, "--json").stdout)
 
-    assert trained["pictures"] == {"train": 28, "validation": 4, "held_out": 8, "skipped": 0}
+    assert trained["pictures"] == {"train": 28, "validation": 4, "held_out": 8, "defective": 0, "skipped": 0}
+    assert {path.name for path in model.iterdir()} == {
+        "model.json", "weights.safetensors", "pictures.npz", "training.png", "simulations.jpg",
+    }  # fmt: skip
+    assert not list(tmp_path.glob(".model*")), "the state goes once the model is there"
     assert exported["score_error"] <= 1e-4
     assert (limit["n_good"], limit["n_left_out"]) == (20, 0)
     assert (figures["n_good"], figures["n_bad"]) == (6, 10)
@@ -68,6 +73,61 @@ def test_the_whole_way_by_the_machine_contract(line_data: Path, calibration_data
         assert verdict["verdict"] == picture["verdict"]
         assert verdict["threshold"] == limit["limit"]
         assert verdict["bundle"] == exported["digest"]
+
+
+SMALL = """
+contract: {size_hw: [96, 64]}
+fit_aspect: false
+steps: 6
+validate_every: 2
+batch_size: 4
+crop: 64
+encoder: vaegan
+memory: patch
+memory_samples: 5
+memory_patches: 100
+position_weight: 0
+"""
+
+
+def test_train_takes_real_defects_and_settings_from_a_file(line_data: Path, tmp_path: Path) -> None:
+    """Defects lie in train/<defect>; flags overrule the file."""
+    data, settings = tmp_path / "data", tmp_path / "train.yaml"
+    shutil.copytree(line_data / "train", data / "train")
+    shutil.copytree(line_data / "test" / "dent", data / "train" / "dent")
+    shutil.copytree(line_data / "ground_truth" / "dent", data / "ground_truth" / "train" / "dent")
+    settings.write_text(SMALL)
+
+    trained = mapl_edge("train", data, "--out", tmp_path / "m", "--config", settings, "--memory", "image", "--json")
+
+    summary, model = json.loads(trained.stdout), json.loads((tmp_path / "m" / "model.json").read_text())
+    assert summary["pictures"]["defective"] == 2
+    assert (summary["memory"], summary["steps"]) == ("image", 6)
+    assert sum(name.startswith("train/dent/") for name in model["trained_on"]) == 2
+    assert model["config"]["encoder"] == "vaegan"
+
+
+def test_a_killed_training_goes_on(line_data: Path, tmp_path: Path) -> None:
+    """The same command again, and the model is the one that an undisturbed run gives; the state is gone then."""
+    settings, state = tmp_path / "train.yaml", tmp_path / ".killed.state"
+    settings.write_text(SMALL.replace("steps: 6", "steps: 40"))
+    arguments = ["train", str(line_data), "--config", str(settings), "--out"]
+    process = subprocess.Popen([COMMAND, *arguments, str(tmp_path / "killed")], stderr=subprocess.DEVNULL)
+    try:
+        while not state.exists():
+            assert process.poll() is None, "it ended before it could be killed"
+            time.sleep(0.02)
+    finally:
+        process.kill()
+        process.wait(timeout=60)
+    assert not (tmp_path / "killed").exists()
+
+    mapl_edge(*arguments, tmp_path / "killed")
+    mapl_edge(*arguments, tmp_path / "whole")
+
+    weights = [(tmp_path / name / "weights.safetensors").read_bytes() for name in ("killed", "whole")]
+    assert weights[0] == weights[1]
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["killed", "train.yaml", "whole"]
 
 
 def test_evaluate_tells_intervals_and_measures_under_interference(bundle: Bundle, line_data: Path) -> None:
@@ -190,6 +250,13 @@ def test_bad_input_gets_one_line_and_an_exit_code(bundle: Bundle, line_data: Pat
         (["train", line_data, "--out", out, "--size", "100x100"], 3, "multiples of 32"),
         (["train", line_data, "--out", out, "--size", "big"], 3, "HEIGHTxWIDTH"),
         (["train", line_data, "--out", out, "--textures", empty], 4, "found no picture"),
+        (["train", line_data, "--out", out, "--encoder", "resnet"], 3, "'resnet18'"),
+        (["train", line_data, "--out", out, "--memory", "both"], 3, "'auto', 'image' or 'patch'"),
+        (
+            ["train", line_data, "--out", out, "--encoder", "vaegan", "--weights", config],
+            5,
+            "cannot be read as weights",
+        ),
         (["export", empty, "--out", out], 5, "expected a folder that mapl-edge train wrote"),
         (["calibrate", empty, "--good", line_data], 5, "no manifest.json"),
         (["calibrate", bundle.path, "--good", empty], 4, "found no picture"),

@@ -12,7 +12,8 @@ from mapl_edge.config import TrainConfig
 from mapl_edge.contract import InputContract
 from mapl_edge.dataset import good_samples, labelled_samples
 from mapl_edge.export import bundle_from_checkpoint
-from mapl_edge.model.simulate import Simulator, foreground
+from mapl_edge.model.masks import foreground
+from mapl_edge.model.simulate import Simulator
 from mapl_edge.model.train import train
 from mapl_edge.picture import picture_from_file
 from mapl_edge.prepare import prepare
