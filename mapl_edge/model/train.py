@@ -109,7 +109,7 @@ def train(
     progress("preparing the encoder", 1, 1)
     config, detector, bank = _with_memory(encoder, encode, config, pictures, split.train, validation, progress)
     batches = Batches(pictures, split.train, real, simulator, config)
-    run_id = _run_id(config, [*used, *real_used])
+    run_id = _run_id(config, encoder, textures, [*used, *real_used])
     result = optimise(detector, encode, bank, batches, validation, config, progress, state, run_id)
     detector.eval()
     if config.memory == "patch" and not encoder.trainable:
@@ -308,11 +308,15 @@ def _encode_live(encoder: Encoder) -> Encode:
     return encode
 
 
-def _run_id(config: TrainConfig, samples: Sequence[Sample]) -> str:
-    """What a saved state must agree with to go on from it."""
-    digest = hashlib.sha256(f"{__version__} {torch.__version__} {config.model_dump_json()}".encode())
+def _run_id(config: TrainConfig, encoder: Encoder, textures: Sequence[UInt8Array], samples: Sequence[Sample]) -> str:
+    """What a saved state must agree with to go on from it: settings, and what lies in the files that they name."""
+    settings = f"{__version__} {torch.__version__} {config.model_dump_json()} {encoder.fingerprint()}\n"
+    digest = hashlib.sha256(settings.encode())
+    for texture in textures:
+        digest.update(texture.tobytes())
     for sample in samples:
-        digest.update(f"{sample.name} {sha256_of(sample.path)}\n".encode())
+        mask = sha256_of(sample.mask_path) if sample.mask_path else ""
+        digest.update(f"{sample.name} {sha256_of(sample.path)} {mask}\n".encode())
     return digest.hexdigest()
 
 

@@ -13,6 +13,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import cv2
 import numpy as np
 import pytest
 import torch
@@ -27,6 +28,7 @@ from mapl_edge.model import train as train_module
 from mapl_edge.model.bank import Bank
 from mapl_edge.model.checkpoint import Checkpoint, readings
 from mapl_edge.model.detector import Detector
+from mapl_edge.model.encoder import empty_encoder
 from mapl_edge.model.labeler import PseudoLabeler
 from mapl_edge.model.optimise import KEPT, LEAST, Convergence, Labelling, learning_rate_factor
 from mapl_edge.model.train import train
@@ -341,6 +343,36 @@ def test_a_state_of_other_pictures_is_ignored(line_data: Path, tmp_path: Path) -
     train(good_samples(folder), config, progress=steps, state=state)
 
     assert steps.done[0] == 1
+
+
+def test_a_state_of_other_weights_textures_or_masks_is_ignored(line_data: Path, tmp_path: Path) -> None:
+    """Files replaced under their old names: the head would have learned from features that are gone."""
+    weights, textures, mask = tmp_path / "own.pth", tmp_path / "textures", tmp_path / "mask.png"
+    textures.mkdir()
+    defect = labelled_samples(line_data)[0]
+    defect = Sample(defect.path, "own", mask, defect.root)
+
+    def replace(seed: int, which: str) -> None:
+        rng = np.random.default_rng(seed)
+        if which in ("all", "weights"):
+            torch.manual_seed(seed)
+            torch.save(empty_encoder("vaegan").state_dict(), weights)
+        if which in ("all", "textures"):
+            cv2.imwrite(str(textures / "a.png"), rng.integers(0, 256, (100, 100, 3), dtype=np.uint8))
+        if which in ("all", "mask"):
+            cv2.imwrite(str(mask), np.pad(np.full((20, 20), 255, np.uint8), ((seed, 76 - seed), (9, 67))))
+
+    replace(0, "all")
+    config = config_with(encoder="vaegan", steps=2, validate_every=1, weights=weights, textures=textures)
+    train(good_samples(line_data)[:8], config, state=tmp_path / "state", defects=[defect])
+    begun = {}
+    for which in ("nothing", "weights", "textures", "mask"):
+        steps = Steps()
+        replace(1, which)
+        train(good_samples(line_data)[:8], config, progress=steps, state=tmp_path / "state", defects=[defect])
+        begun[which] = steps.done[0]
+
+    assert begun == {"nothing": 2, "weights": 1, "textures": 1, "mask": 1}
 
 
 def test_a_state_that_cannot_be_saved_is_one_error(line_data: Path, tmp_path: Path) -> None:
