@@ -31,10 +31,10 @@ class Bank:
         k = len(pictures)
         rng = np.random.default_rng([config.seed, 3])
         again = rng.choice(k, math.ceil(DISTURBED_SHARE * k), replace=False) if config.interference else np.arange(0)
-        self._again = again if config.memory == "patch" else again[:0]
-        disturbed = [Interference().augment(rng, pictures[i]) for i in self._again]
+        again = again if config.memory == "patch" else again[:0]
+        disturbed = [Interference().augment(rng, pictures[i]) for i in again]
         self._all = np.concatenate([pictures, np.stack(disturbed)]) if disturbed else pictures
-        self._sources = torch.from_numpy(np.concatenate([np.arange(k), self._again]))
+        self._sources = torch.from_numpy(np.concatenate([np.arange(k), again]))
         places = pictures.shape[1] * pictures.shape[2] // 64
         self.size = k if config.memory == "image" else min(config.memory_patches, places * len(self._all))
         self._slot_of = {int(number): slot for slot, number in enumerate(numbers)}

@@ -169,7 +169,7 @@ def optimise(
         entry = {"step": float(step)} | {name: float(np.mean([p[name] for p in running])) for name in parts}
         entry |= validation.score(detector)
         running.clear()
-        if not history or entry["validation_score"] >= _best(history)["validation_score"]:
+        if not history or entry["validation_score"] >= best_of(history)["validation_score"]:
             best = copy.deepcopy(detector.state_dict())
         history.append(entry)
         converged = monitor.update(entry["loss"], entry["validation_score"])
@@ -234,8 +234,9 @@ def learning_rate_factor(step: int, steps: int) -> float:
     return 0.01 + 0.99 * 0.5 * (1 + math.cos(math.pi * min(1.0, done)))
 
 
-def _best(history: list[dict[str, float]]) -> dict[str, float]:
-    return max(history, key=lambda entry: entry["validation_score"])
+def best_of(history: list[dict[str, float]]) -> dict[str, float]:
+    """The entry whose weights are kept: the highest validation score, of equal ones the latest."""
+    return max(reversed(history), key=lambda entry: entry["validation_score"])
 
 
 def _save(path: Path, content: dict[str, Any]) -> None:

@@ -37,7 +37,7 @@ from mapl_edge.model.checkpoint import Checkpoint, TrainingRecord
 from mapl_edge.model.detector import Detector, empty_memory
 from mapl_edge.model.encoder import Encoder, pretrained_encoder
 from mapl_edge.model.frozen import Encode, frozen
-from mapl_edge.model.optimise import Optimised, optimise
+from mapl_edge.model.optimise import Optimised, best_of, optimise
 from mapl_edge.model.simulate import Simulator
 from mapl_edge.model.validation import Validation
 from mapl_edge.picture import picture_from_file
@@ -334,7 +334,7 @@ def _notes(config: TrainConfig, split: Split, detector: Detector) -> list[str]:
 
 
 def _summary(result: Optimised) -> dict[str, object]:
-    best = max(reversed(result.history), key=lambda entry: entry["validation_score"])  # the latest, as `optimise` does
+    best = best_of(result.history)
     names = ("validation_image_auroc", "validation_image_ap", "validation_pixel_ap")
     return {
         "steps": int(result.history[-1]["step"]),
