@@ -42,7 +42,7 @@ from mapl_edge.model.encoder import Encoder, pretrained_encoder
 from mapl_edge.model.frozen import Encode, frozen
 from mapl_edge.model.train import contract_that_fits, peak_rss_mb, split_of, train
 from mapl_edge.prepare import prepare
-from mapl_edge.runtime import OnnxRuntimeEngine
+from mapl_edge.runtime import FusedEngine, engine_of
 from patchcore import PatchCore
 from settings import BASELINE, CONFIGS, Settings
 
@@ -96,10 +96,10 @@ class Mapl:
         self.encoder = checkpoint.detector.encoder
         self.decided = {name: checkpoint.record.summary[name] for name in DECIDED}
         with tempfile.TemporaryDirectory() as folder:
-            bundle_from_checkpoint(checkpoint, Path(folder) / "part.mapl", OnnxRuntimeEngine)
+            bundle_from_checkpoint(checkpoint, Path(folder) / "part.mapl", engine_of)
             path = open_bundle(Path(folder) / "part.mapl").model_path
             self.size_bytes = path.stat().st_size
-            self._engine = OnnxRuntimeEngine(path, threads=1)
+            self._engine = FusedEngine(path, threads=1)
 
     def infer(self, picture: UInt8Array) -> Reading:
         """See `Contender`."""

@@ -26,7 +26,7 @@ from mapl_edge.clock import SystemClock
 from mapl_edge.engine import Engine
 from mapl_edge.frame import Frame
 from mapl_edge.prepare import prepare
-from mapl_edge.runtime import Inspection, Inspector, JsonLines, OnnxRuntimeEngine, Shot, run, source_from_uri
+from mapl_edge.runtime import FusedEngine, Inspection, Inspector, JsonLines, Shot, run, source_from_uri
 
 STAGES = ("prepare", "compute", "judge")
 
@@ -87,7 +87,7 @@ def main() -> None:
     images = [shot.image for shot, _ in zip(shots, range(60), strict=False) if isinstance(shot, Frame)]
     prepared = [prepare(image, bundle.contract) for image in images]
     watch = Stopwatch()
-    with OnnxRuntimeEngine(bundle.model_path, args.threads) as engine, tempfile.TemporaryDirectory() as folder:
+    with FusedEngine(bundle.model_path, args.threads) as engine, tempfile.TemporaryDirectory() as folder:
         inspector = Inspector(engine, bundle.contract, bundle.calibration.limits)
         for picture in prepared[:10]:
             engine.infer(picture)

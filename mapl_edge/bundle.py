@@ -3,12 +3,19 @@
     part.mapl/
       manifest.json      schema, family, contract, memory, digests, tool versions, training summary
       manifest.sha256    its own digest, as `sha256sum -c` reads it
+      manifest.sig       a signature of the manifest, if somebody signed it (mapl_edge.signature)
       model.onnx         fused graph: uint8 NHWC in; score, map, nearest out
+      encoder.onnx       split graphs: features and what to search for; FAISS index of the memory; features and
+      memory.faiss         what was found in, score, map, nearest out
+      decoder.onnx
       golden.npz         prepared pictures with the reference's raw scores and maps
       memory/NNN.jpg     the memory's normal pictures, to show beside a reject
-      calibration.yaml   thresholds; the only mutable file, not in the manifest
+      validation/*.jpg   held-out normals and simulated defects on them: what a lower precision costs
+      engines/NAME/      engines made for a library, device or precision (mapl_edge.engine_record); not in the manifest
+      calibration.yaml   thresholds; not in the manifest
 
-Nothing is unpickled. A file is opened only after its digest was checked.
+What is not in the manifest may come and go; the model and its digest stay. Nothing is unpickled. A file is opened only
+after its digest was checked.
 """
 
 from __future__ import annotations
@@ -24,29 +31,37 @@ from typing import Any, Literal
 import numpy as np
 from pydantic import BaseModel, ConfigDict, ValidationError, field_validator
 
-from mapl_edge.arrays import FloatArray, UInt8Array
+from mapl_edge.arrays import BoolArray, FloatArray, UInt8Array
 from mapl_edge.calibration import Calibration, calibration_from_file
 from mapl_edge.contract import InputContract
 from mapl_edge.errors import BundleError, ContractMismatch, Uncalibrated
 from mapl_edge.files import sha256_of
 from mapl_edge.picture import picture_from_file
 
-BUNDLE_SCHEMA = 1
+BUNDLE_SCHEMA = 2
 MANIFEST = "manifest.json"  # makes a folder a bundle
 MODEL_JSON = "model.json"  # makes a folder a model, see mapl_edge.model.checkpoint
 SEAL = "manifest.sha256"
-MODEL = "model.onnx"
+SIGNATURE = "manifest.sig"
+MODEL, ENCODER, DECODER = "model.onnx", "encoder.onnx", "decoder.onnx"
+MEMORY = "memory.faiss"
+ENGINES = "engines"
+VALIDATION = "validation"
 GOLDEN = "golden.npz"
 CALIBRATION = "calibration.yaml"
 
 
 class MemorySummary(BaseModel):
-    """What the model compares with: `samples` whole normal pictures (Eq. 7), or so many patches of them."""
+    """What the model compares with: `samples` whole normal pictures (Eq. 7), or so many patches of them.
+
+    `search` tells of the split graphs' index, see `mapl_edge.search.SearchSummary`; empty in the first bundles.
+    """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     scope: str = "image"
     samples: int
+    search: dict[str, Any] = {}
 
 
 class Manifest(BaseModel):
@@ -83,11 +98,18 @@ class Manifest(BaseModel):
 
 @dataclass(frozen=True, slots=True)
 class Golden:
-    """Prepared pictures and what the reference said of them: uint8 (N, H, W, 3), float32 (N,), float32 (N, H, W)."""
+    """Prepared pictures and what the reference said of them.
+
+    Attributes:
+        pictures: uint8 (N, H, W, 3).
+        scores, maps: float32 (N,), (N, H, W).
+        pattern: what `prepare` made of `mapl_edge.parity.pattern`, uint8 (H, W, 3); None in the first bundles.
+    """
 
     pictures: UInt8Array
     scores: FloatArray
     maps: FloatArray
+    pattern: UInt8Array | None = None
 
 
 @dataclass(frozen=True)
@@ -99,9 +121,30 @@ class Bundle:
     digest: str
 
     @property
+    def notes(self) -> list[str]:
+        """What this bundle lacks because an older version wrote it, for people."""
+        found = self.manifest.schema_version
+        if found == BUNDLE_SCHEMA:
+            return []
+        return [
+            f"{self.path}: schema {found} is read as {BUNDLE_SCHEMA}, without split graphs and validation pictures; "
+            "export the model again to have them"
+        ]
+
+    @property
+    def is_split(self) -> bool:
+        """Whether it has split graphs too."""
+        return ENCODER in self.manifest.files
+
+    @property
     def model_path(self) -> Path:
         """The fused ONNX graph."""
         return self.path / MODEL
+
+    @property
+    def memory_path(self) -> Path:
+        """The FAISS index of the split graphs."""
+        return self.path / MEMORY
 
     @property
     def contract(self) -> InputContract:
@@ -143,7 +186,8 @@ class Bundle:
         """The golden pictures with the reference's answers."""
         try:
             with np.load(self.path / GOLDEN, allow_pickle=False) as arrays:
-                golden = Golden(arrays["pictures"], arrays["scores"], arrays["maps"])
+                prepared = arrays.get("pattern")
+                golden = Golden(arrays["pictures"], arrays["scores"], arrays["maps"], prepared)
         except (OSError, ValueError, KeyError, zipfile.BadZipFile) as exc:
             raise BundleError(f"{self.path}: {GOLDEN} cannot be read ({exc}); export again") from exc
         n, size_hw = len(golden.scores), self.contract.size_hw
@@ -153,12 +197,33 @@ class Bundle:
 
     def memory_picture(self, index: int) -> UInt8Array:
         """The normal sample with this index, prepared: uint8 (H, W, 3), BGR."""
-        return picture_from_file(self.path / memory_name(index))
+        width = 2 if self.manifest.schema_version == 1 else 3
+        return picture_from_file(self.path / f"memory/{index:0{width}d}.jpg")
+
+    def memory_pictures(self) -> UInt8Array:
+        """All normal samples, prepared: uint8 (K, H, W, 3), BGR."""
+        return _pictures(self.path, sorted(name for name in self.manifest.files if name.startswith("memory/")))
+
+    def validation(self) -> tuple[UInt8Array, BoolArray]:
+        """Prepared pictures that training never saw, uint8 (N, H, W, 3), and which have a simulated defect, bool (N,).
+
+        Raises:
+            BundleError: there are none.
+        """
+        names = sorted(name for name in self.manifest.files if name.startswith(f"{VALIDATION}/"))
+        if not names:
+            raise BundleError(f"{self.path}: has no validation pictures; export the model again, or train it again")
+        return _pictures(self.path, names), np.array(["defect" in name for name in names])
 
 
 def memory_name(index: int) -> str:
     """Where in a bundle the normal picture with this index lies."""
     return f"memory/{index:03d}.jpg"
+
+
+def validation_name(index: int, anomalous: bool) -> str:
+    """Where in a bundle a validation picture lies."""
+    return f"{VALIDATION}/{index:03d}-{'defect' if anomalous else 'good'}.jpg"
 
 
 def open_bundle(path: Path) -> Bundle:
@@ -183,7 +248,8 @@ def _checked(path: Path, raw: bytes) -> Bundle:
     manifest = _manifest_from_json(raw, path)
     if not seal.is_file() or seal.read_text(encoding="utf-8", errors="replace") != _seal(digest):
         raise BundleError(f"{path}: {MANIFEST} or {SEAL} was changed (they do not agree); export or copy again")
-    for name in sorted({MODEL, GOLDEN} - manifest.files.keys()):
+    split = set() if manifest.schema_version == 1 else {ENCODER, DECODER, MEMORY}
+    for name in sorted(({MODEL, GOLDEN} | split) - manifest.files.keys()):
         raise BundleError(f"{path}: {name} is not in the manifest, so this is no bundle; export again")
     present = _files_in(path)
     for name in sorted(manifest.files.keys() - present):
@@ -209,9 +275,14 @@ def write_manifest(folder: Path, **fields: Any) -> Manifest:
 
 
 def _files_in(folder: Path) -> set[str]:
-    """What the manifest must list: all but itself, its seal and the thresholds, which may change."""
+    """What the manifest must list: all but itself, its seal and signature, and what may change."""
     files = {file.relative_to(folder).as_posix() for file in folder.rglob("*") if file.is_file()}
-    return files - {MANIFEST, SEAL, CALIBRATION}
+    files = {name for name in files if not name.startswith(f"{ENGINES}/")}
+    return files - {MANIFEST, SEAL, SIGNATURE, CALIBRATION}
+
+
+def _pictures(folder: Path, names: list[str]) -> UInt8Array:
+    return np.stack([picture_from_file(folder / name) for name in names])
 
 
 def _seal(digest: str) -> str:

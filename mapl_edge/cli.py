@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 import json
 import signal
 import sys
@@ -9,9 +10,10 @@ import threading
 import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import asdict
 from functools import partial
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal, get_args
 
 import typer
 from rich.console import Console
@@ -22,6 +24,7 @@ from mapl_edge import __version__
 from mapl_edge.bundle import MANIFEST, MODEL_JSON, Bundle, open_bundle
 from mapl_edge.config import MAX_THREADS, STATION_FILE, StationConfig, TrainConfig, config_from_dict, config_from_yaml
 from mapl_edge.engine import Engine
+from mapl_edge.engine_record import Backend, Graph, Precision, engine_names
 from mapl_edge.errors import (
     BackendUnavailable,
     BundleError,
@@ -43,6 +46,9 @@ app = typer.Typer(
 people = Console(stderr=True, highlight=False, soft_wrap=True)
 
 JsonFlag = Annotated[bool, typer.Option("--json", help="Print one JSON object on stdout.")]
+EngineOption = Annotated[
+    str, typer.Option("--engine", help="auto (the fastest proven one), a library, or an engine's name.")
+]
 SkipBad = Annotated[bool, typer.Option("--skip-bad", help="Count pictures that cannot be read and go on.")]
 Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace --out if it exists.")]
 
@@ -102,34 +108,86 @@ def train(
     _print_json(as_json, {"model": str(out), **summary})
 
 
-@app.command(epilog="Example: mapl-edge export models/bottle --out bottle.mapl")
+@app.command(epilog="Example: mapl-edge export models/bottle --out bottle.mapl --engine openvino --precision int8")
 def export(
-    model: Annotated[Path, typer.Argument(help="Model folder that train wrote.")],
-    out: Annotated[Path, typer.Option(help="Bundle to write, by custom NAME.mapl.")],
+    model: Annotated[Path, typer.Argument(help="Model folder that train wrote, or a bundle to add to.")],
+    out: Annotated[Path | None, typer.Option(help="Bundle to write, by custom NAME.mapl.")] = None,
+    engine: Annotated[
+        str | None, typer.Option(help="Add an engine: onnxruntime, openvino, tensorrt, tensorrt_rtx.")
+    ] = None,
+    precision: Annotated[str, typer.Option(help="Of that engine: fp32, fp16, int8.")] = "fp32",
+    graph: Annotated[str, typer.Option(help="Of that engine: fused, or split with a FAISS search.")] = "fused",
+    target: Annotated[str, typer.Option(help="Device to build it for, such as sm89; any: this one.")] = "any",
+    memory_mb: Annotated[int | None, typer.Option(help="Memory that its build may take.", min=64)] = None,
+    force: Annotated[bool, typer.Option("--force", help="Keep it though it costs over 0.2 points of AUROC.")] = False,
+    sign: Annotated[
+        Path | None, typer.Option(help="Ed25519 private key (PEM) to sign bundle and engines with.")
+    ] = None,
+    into: Annotated[str, typer.Option("--format", help="bundle, or triton: a Triton model repository.")] = "bundle",
     overwrite: Overwrite = False,
     as_json: JsonFlag = False,
 ) -> None:
-    """Turn a model into a bundle, and prove that it answers alike."""
-    from mapl_edge.runtime import OnnxRuntimeEngine
-
-    check_absent(out, MANIFEST, overwrite=overwrite)
-    with _extra("train"):
-        from mapl_edge.export import bundle_from_checkpoint
-        from mapl_edge.model.checkpoint import checkpoint_from_folder
-    checkpoint = checkpoint_from_folder(model)
-    with people.status("exporting and proving the graph"):
-        result = bundle_from_checkpoint(checkpoint, out, OnnxRuntimeEngine, overwrite=overwrite)
-    people.print(f"{out}: {result}; next: mapl-edge calibrate {out} --good FOLDER")
-    _print_json(
-        as_json,
-        {
-            "bundle": str(out),
-            "digest": open_bundle(out).digest,
-            "score_error": result.score_error,
-            "map_error": result.map_error,
-            "tolerance": result.tolerance,
-        },
+    """Turn a model into a bundle, add engines to it, sign it; each graph is proved to answer as the model does."""
+    backend, wanted, kind = (
+        _one_of("engine", engine, Backend),
+        _one_of("precision", precision, Precision),
+        _one_of("graph", graph, Graph),
     )
+    _one_of("format", into, Literal["bundle", "triton"])
+    is_bundle = (model / MANIFEST).is_file()
+    if into == "triton":
+        if out is None or not is_bundle:
+            raise typer.BadParameter("--format triton takes a bundle, and --out for the model repository")
+        from mapl_edge.export.triton import triton_from_bundle
+
+        placed = triton_from_bundle(open_bundle(model), out, overwrite=overwrite)
+        people.print(f"{out}: Triton model repository with {placed}; serve it: tritonserver --model-repository {out}")
+        return _print_json(as_json, {"repository": str(out), "model": placed})
+    if is_bundle == (out is not None):
+        raise typer.BadParameter("a model folder needs --out, the bundle to write; a bundle takes none: it is added to")
+    if is_bundle and backend is None and sign is None:
+        raise typer.BadParameter(f"{model} is a bundle: name an --engine to add to it, or --sign it")
+    told: dict[str, Any] = {}
+    if out is not None:
+        check_absent(out, MANIFEST, overwrite=overwrite)
+        with _extra("train"):
+            from mapl_edge.export import bundle_from_checkpoint
+            from mapl_edge.model.checkpoint import checkpoint_from_folder
+        from mapl_edge.runtime.engine_choice import engine_of
+
+        checkpoint = checkpoint_from_folder(model)
+        with people.status("exporting and proving the graphs"):
+            fused, split = bundle_from_checkpoint(checkpoint, out, engine_of, overwrite=overwrite)
+        people.print(f"{out}: {fused}; split graphs: score within {split.score_error:.1e}")
+        told = {"score_error": fused.score_error, "map_error": fused.map_error, "tolerance": fused.tolerance}
+        told["split"] = {"score_error": split.score_error, "map_error": split.map_error}
+    path = out or model
+    bundle = open_bundle(path)
+    if backend is not None:
+        with _extra("export"):
+            from mapl_edge.export.engine_writer import add_engine
+        from mapl_edge.runtime.engine_choice import engine_of
+
+        with _bars() as progress:
+            record = add_engine(
+                bundle,
+                backend,
+                wanted,
+                engine_of,
+                graph=kind,
+                target=target,
+                force=force,
+                overwrite=overwrite,
+                memory_mb=memory_mb,
+                progress=progress,
+            )
+        _tell_cost(path, record)
+        told["engine"] = record.model_dump(mode="json") | {"name": record.name}
+    if sign is not None:
+        _sign(bundle, sign)
+    if out is not None:
+        people.print(f"next: mapl-edge calibrate {path} --good FOLDER")
+    return _print_json(as_json, {"bundle": str(path), "digest": bundle.digest, **told})
 
 
 @app.command(epilog="Example: mapl-edge calibrate bottle.mapl --good data/bottle/train/good")
@@ -138,6 +196,7 @@ def calibrate(
     good: Annotated[Path, typer.Option(help="Good parts; those that training saw are left out.")],
     max_false_reject: Annotated[float, typer.Option(help="Share of good parts that may be rejected.")] = 0.05,
     confidence: Annotated[float, typer.Option(help="Confidence of that promise.")] = 0.95,
+    engine_wanted: EngineOption = "onnxruntime-fp32-fused",
     threads: Annotated[int, typer.Option(help="Threads for the engine; 0: all cores.", min=0, max=MAX_THREADS)] = 0,
     skip_bad: SkipBad = False,
     as_json: JsonFlag = False,
@@ -145,12 +204,13 @@ def calibrate(
     """Set the limit from good parts, with a promise."""
     from mapl_edge.calibrate import calibrate_bundle
     from mapl_edge.dataset import BadPictures, good_samples
-    from mapl_edge.runtime import OnnxRuntimeEngine
+    from mapl_edge.runtime.engine_choice import choose_engine
     from mapl_edge.runtime.inspector import look
 
-    opened = open_bundle(bundle)
+    opened = _opened(bundle)
     bad = BadPictures(skip_bad)
-    with OnnxRuntimeEngine(opened.model_path, threads) as engine, _bars() as progress:
+    engine, _ = choose_engine(opened, engine_wanted, threads, tell=people.print)
+    with engine, _bars() as progress:
         limit, seen = calibrate_bundle(
             opened,
             good_samples(good),
@@ -184,6 +244,7 @@ def calibrate(
 def evaluate(
     model: Annotated[Path, typer.Argument(help="Bundle or model folder.")],
     data: Annotated[Path, typer.Argument(help="Data set with test/good, test/<defect> and ground_truth.")],
+    engine_wanted: EngineOption = "onnxruntime-fp32-fused",
     threads: Annotated[int, typer.Option(help="Threads for the engine; 0: all cores.", min=0, max=MAX_THREADS)] = 0,
     interference: Annotated[bool, typer.Option("--interference", help="Add noise and contrast changes first.")] = False,
     skip_bad: SkipBad = False,
@@ -197,7 +258,7 @@ def evaluate(
 
     samples = labelled_samples(data)
     bad = BadPictures(skip_bad)
-    engine, contract, limits = _engine_of(model, threads)
+    engine, contract, limits = _engine_of(model, engine_wanted, threads)
     try:
         with _bars() as progress:
             disturb = Interference() if interference else None
@@ -229,13 +290,17 @@ def run(
         Path | None, typer.Option(help="File for the verdicts, one JSON object a line; default: stdout.")
     ] = None,
     max_frames: Annotated[int | None, typer.Option(help="Stop after so many verdicts.", min=1)] = None,
+    engine_wanted: EngineOption = "auto",
     threads: Annotated[
         int | None, typer.Option(help="Threads for the engine; 0: all cores.", min=0, max=MAX_THREADS)
+    ] = None,
+    require_signature: Annotated[
+        Path | None, typer.Option(help="Public key (PEM): run only what its owner signed.")
     ] = None,
     config: Annotated[Path | None, typer.Option(help="Station file; default: station.yaml, if it is here.")] = None,
 ) -> None:
     """Inspect a stream: one verdict per part, until the source ends or Ctrl-C."""
-    from mapl_edge.runtime import Inspector, JsonLines, OnnxRuntimeEngine, StdoutLines, source_from_uri
+    from mapl_edge.runtime import Inspector, JsonLines, StdoutLines, choose_engine, source_from_uri
     from mapl_edge.runtime import run as run_loop
 
     if camera is not None and source is not None:
@@ -243,21 +308,88 @@ def run(
     station = _station(config)
     if out is not None and out.exists():  # told before the engine loads
         raise OutputError(f"{out} exists; choose another --out (a station file's `out:` is continued instead)")
-    opened = open_bundle(bundle or station.bundle or _only_bundle_here())
+    opened = _opened(bundle or station.bundle or _only_bundle_here())
+    if require_signature is not None:
+        from mapl_edge.signature import require_bundle_signature
+
+        require_bundle_signature(opened, require_signature)
     calibration = opened.calibration
     threads = station.threads if threads is None else threads
     uri = source if source is not None else str(camera) if camera is not None else station.camera.source
-    with _stop_on_signals() as stop, OnnxRuntimeEngine(opened.model_path, threads) as engine:
+    engine, proof = choose_engine(opened, engine_wanted, threads, signed_by=require_signature, tell=people.print)
+    with _stop_on_signals() as stop, engine:
         opened_source = source_from_uri(uri)
         digests = {"bundle": opened.digest, "calibration": opened.calibration_digest}
         shared = {"run": uuid.uuid4().hex[:12], "camera": station.camera.name, **digests}
         target = out or station.out
         sink = StdoutLines(shared) if target is None else JsonLines(target, shared, append=out is None)
-        people.print(f"{engine.name}; limit {calibration.limits.fail:.6g}: {calibration.promise}")
+        people.print(f"{engine.name}, {proof.ms:.1f} ms a frame")
+        people.print(f"limit {calibration.limits.fail:.6g}: {calibration.promise}")
         inspector = Inspector(engine, opened.contract, calibration.limits)
         summary = run_loop(opened_source, inspector, [sink], stop, max_frames)
     counts = ", ".join(f"{n} {outcome.value}" for outcome, n in sorted(summary.verdicts.items()))
     people.print(f"{summary.frames} parts: {counts or 'none'}; {summary.dropped} frames dropped for newer ones")
+
+
+@app.command(epilog="Example: mapl-edge bench bottle.mapl --data data/bottle")
+def bench(
+    bundle: Annotated[Path, typer.Argument(help="Bundle whose engines to measure.")],
+    data: Annotated[Path | None, typer.Option(help="Data set with test/ to measure AUROC on.")] = None,
+    model: Annotated[Path | None, typer.Option(help="The model folder, to measure torch beside the engines.")] = None,
+    threads: Annotated[int, typer.Option(help="Threads for each engine; 0: all cores.", min=0, max=MAX_THREADS)] = 0,
+    frames: Annotated[int, typer.Option(help="Frames for each engine, in turns.", min=5)] = 100,
+    growth: Annotated[bool, typer.Option(help="Also measure how search grows with the memory.")] = True,
+    record: Annotated[bool, typer.Option(help="Note the fastest engine in the bundle, for run --engine auto.")] = True,
+    as_json: JsonFlag = False,
+) -> None:
+    """Measure every engine of a bundle on this device, side by side in one run."""
+    from mapl_edge.runtime.engine_bench import bench_engines, bench_growth
+
+    opened = _opened(bundle)
+    others: list[Engine] = []
+    if model is not None:
+        with _extra("train"):
+            from mapl_edge.model.checkpoint import TorchEngine, checkpoint_from_folder
+        others = [TorchEngine(checkpoint_from_folder(model).detector)]
+    with _bars() as progress:
+        figures = bench_engines(
+            opened, threads, frames, others=others, record=record, tell=people.print, progress=progress
+        )
+        grown = bench_growth(opened, threads, progress) if growth and opened.is_split else []
+        names = [row.engine for row in figures]
+        accuracy = {} if data is None else _auroc_of_engines(opened, data, names, threads, progress)
+    columns = ("engine", "load s", "p50 ms", "p95", "p99", "frames/s", "best", "RSS MB", "MB", "score off", "AUROC")
+    table = Table(*columns, title=f"{bundle} on this device, {threads or 'all'} threads")
+    for row in figures:
+        table.add_row(
+            row.engine + ("" if row.proven else " (NOT PROVEN)"),
+            _shown(row.load_s, ".2f"),
+            f"{row.p50_ms:.1f}",
+            f"{row.p95_ms:.1f}",
+            f"{row.p99_ms:.1f}",
+            f"{row.fps:.1f}",
+            f"{row.best_fps:.1f} x{row.best_batch}",
+            _shown(row.rss_mb, "d"),
+            _shown(row.size_mb, ".1f"),
+            f"{row.score_error:.0e}",
+            _shown(accuracy.get(row.engine), ".4f"),
+        )
+    people.print(table, soft_wrap=False)
+    if grown:
+        search = Table("entries", "index", "ms a frame", "recall@1", "MB", title="search, as the memory grows")
+        for entry in grown:
+            search.add_row(
+                f"{entry.entries}", entry.index, f"{entry.ms:.2f}", f"{entry.recall:.4f}", f"{entry.size_mb:.2f}"
+            )
+        people.print(search, soft_wrap=False)
+    _print_json(
+        as_json,
+        {
+            "bundle": str(bundle),
+            "engines": [asdict(row) | {"image_auroc": accuracy.get(row.engine)} for row in figures],
+            "search": [asdict(entry) for entry in grown],
+        },
+    )
 
 
 @app.command(epilog="Example: mapl-edge inspect bottle.mapl --json")
@@ -282,14 +414,17 @@ def inspect(
     table.add_row("good parts", ", ".join(f"{n} {what.replace('_', ' ')}" for what, n in pictures.items()))
     table.add_row("limit", f"{calibration.limits.fail:.6g}" if calibration else "none: run mapl-edge calibrate")
     for name, digest in manifest.files.items():
-        if not name.startswith("memory/"):
+        if "/" not in name:
             table.add_row(name, f"{(bundle / name).stat().st_size / 1e6:.1f} MB, sha256 {digest[:12]}")
+    engines = engine_names(opened)
+    table.add_row("engines", ", ".join(engines))
     people.print(table, soft_wrap=False)
     _print_json(
         as_json,
         {
             "path": str(bundle),
             "digest": opened.digest,
+            "engines": engines,
             "manifest": manifest.model_dump(mode="json"),
             "calibration": calibration.model_dump(mode="json") if calibration else None,
         },
@@ -381,19 +516,84 @@ def _only_bundle_here() -> Path:
     raise BundleError(f"which bundle? found {names} in this folder; name one, or set bundle: in station.yaml")
 
 
-def _engine_of(model: Path, threads: int) -> tuple[Engine, Any, Any]:
+def _engine_of(model: Path, wanted: str, threads: int) -> tuple[Engine, Any, Any]:
     """Engine, contract and limits (None where there are none) of a bundle or a model folder."""
     if (model / MANIFEST).is_file() or not model.is_dir():
-        from mapl_edge.runtime import OnnxRuntimeEngine
+        from mapl_edge.runtime.engine_choice import choose_engine
 
-        bundle = open_bundle(model)
+        bundle = _opened(model)
         calibration = _calibration_or_none(bundle)
         limits = calibration.limits if calibration else None
-        return OnnxRuntimeEngine(bundle.model_path, threads), bundle.contract, limits
+        return choose_engine(bundle, wanted, threads, tell=people.print)[0], bundle.contract, limits
     with _extra("train"):
         from mapl_edge.model.checkpoint import TorchEngine, checkpoint_from_folder
     checkpoint = checkpoint_from_folder(model)
     return TorchEngine(checkpoint.detector), checkpoint.record.config.contract, None
+
+
+def _opened(path: Path) -> Bundle:
+    bundle = open_bundle(path)
+    for note in bundle.notes:
+        people.print(note)
+    return bundle
+
+
+def _one_of(option: str, value: Any, choices: Any) -> Any:
+    known = get_args(choices)
+    if value is not None and value not in known:
+        close = difflib.get_close_matches(value, known, n=1)
+        hint = f"did you mean {close[0]}?" if close else f"known: {', '.join(known)}"
+        raise typer.BadParameter(f"--{option} {value!r}: {hint}")
+    return value
+
+
+def _tell_cost(path: Path, record: Any) -> None:
+    cost = record.cost
+    parts = [f"score within {cost.score_error:.1e}, map within {cost.map_error:.1e} of the reference"]
+    if cost.auroc is not None:
+        parts.append(f"image AUROC {cost.auroc:.4f} (fp32: {cost.auroc_fp32:.4f})")
+    if cost.ms is not None:
+        parts.append(f"{cost.ms:.1f} ms a frame (fp32: {cost.ms_fp32:.1f})")
+    people.print(f"{path}: engine {record.name} added, measured with {cost.measured_with}: {', '.join(parts)}")
+
+
+def _auroc_of_engines(bundle: Bundle, data: Path, names: list[str], threads: int, progress: Any) -> dict[str, float]:
+    """Image AUROC on a labelled data set, for each engine that runs here."""
+    import numpy as np
+
+    from mapl_edge.dataset import BadPictures, labelled_samples
+    from mapl_edge.metrics import auroc
+    from mapl_edge.prepare import prepare
+    from mapl_edge.runtime.engine_bench import engines_that_run_here
+
+    samples = labelled_samples(data)
+    anomalous = np.array([not sample.is_good for sample in samples])
+    pictures = [prepare(image, bundle.contract) for _, image in BadPictures().read(samples)]
+    found = {}
+    for name, engine in engines_that_run_here(bundle, threads).items():
+        if name in names:
+            scores = []
+            with engine:
+                for done, picture in enumerate(pictures, start=1):
+                    scores.append(engine.infer(picture).score)
+                    progress(f"AUROC of {name}", done, len(pictures))
+            found[name] = auroc(anomalous, np.array(scores))
+    return found
+
+
+def _shown(value: float | None, form: str) -> str:
+    return "-" if value is None else format(value, form)
+
+
+def _sign(bundle: Bundle, key: Path) -> None:
+    from mapl_edge.engine_record import engine_files
+    from mapl_edge.signature import sign_bundle, sign_engine
+
+    names = engine_names(bundle)
+    for name in names:
+        sign_engine(engine_files(bundle, name), key)
+    sign_bundle(bundle, key)
+    people.print(f"{bundle.path}: signed, with its engines {', '.join(names)}")
 
 
 def _calibration_or_none(bundle: Bundle) -> Any:

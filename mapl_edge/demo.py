@@ -22,7 +22,7 @@ from mapl_edge.files import check_absent, new_folder
 from mapl_edge.frame import Frame
 from mapl_edge.model.train import train
 from mapl_edge.prepare import prepare
-from mapl_edge.runtime import Inspection, Inspector, JsonLines, OnnxRuntimeEngine, run, source_from_uri
+from mapl_edge.runtime import FusedEngine, Inspection, Inspector, JsonLines, engine_of, run, source_from_uri
 from mapl_edge.runtime.inspector import look
 from mapl_edge.testing.line import SyntheticLine
 from mapl_edge.verdict import Outcome
@@ -66,11 +66,11 @@ def demo(
         (work / "model").mkdir()
         checkpoint.save(work / "model")
         progress("exporting", 0, 1)
-        bundle_from_checkpoint(checkpoint, work / "part.mapl", OnnxRuntimeEngine)
+        bundle_from_checkpoint(checkpoint, work / "part.mapl", engine_of)
         progress("exporting", 1, 1)
 
         bundle = open_bundle(work / "part.mapl")
-        with OnnxRuntimeEngine(bundle.model_path) as engine:
+        with FusedEngine(bundle.model_path) as engine:
             calibrate_bundle(
                 bundle,
                 good_samples(work / "calibration"),

@@ -1,4 +1,4 @@
-"""Parity: does an engine answer the golden pictures as the reference did?"""
+"""Parity: does an engine answer the golden pictures as the reference did, and does `prepare` prepare as it did?"""
 
 from __future__ import annotations
 
@@ -6,11 +6,16 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from mapl_edge.arrays import UInt8Array
 from mapl_edge.bundle import Golden
+from mapl_edge.contract import InputContract
 from mapl_edge.engine import Engine
+from mapl_edge.engine_record import TOLERANCE
 from mapl_edge.errors import ParityError
+from mapl_edge.prepare import prepare
 
-FP32_TOLERANCE = 1e-4
+FP32_TOLERANCE = TOLERANCE["fp32"]
+PATTERN_TOLERANCE = 2  # of 255: other builds of OpenCV round differently, other ways to resize differ by dozens
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,3 +66,32 @@ def require_parity(engine: Engine, golden: Golden, tolerance: float = FP32_TOLER
     if not result:
         raise ParityError(f"{result}; this engine must not be used: report it with the versions of its libraries")
     return result
+
+
+def pattern(contract: InputContract) -> UInt8Array:
+    """A camera picture that any other crop, resize or order of colours would show in: stripes, edges and noise.
+
+    uint8 (H, W, 3) BGR, about twice the size of what it is prepared to, or as large as the region of interest needs.
+    """
+    h, w = (int(2.3 * side) for side in contract.size_hw)
+    if contract.roi_xywh is not None:
+        left, top, width, height = contract.roi_xywh
+        h, w = top + height, left + width
+    y, x = np.mgrid[:h, :w]
+    stripes = 127 + 120 * np.sin(x / 3.1 + y / 17)
+    edges = 255 * ((x // 23 + y // 31) % 2)
+    noise = np.random.default_rng(0).integers(0, 256, (h, w))
+    return np.stack([stripes, edges, noise], axis=-1).astype(np.uint8)
+
+
+def require_same_preparation(contract: InputContract, golden: Golden) -> None:
+    """Raise ParityError unless `prepare` still makes of the pattern what it made when the bundle was exported."""
+    if golden.pattern is None:
+        return
+    found = prepare(pattern(contract), contract)
+    off = int(np.abs(found.astype(int) - golden.pattern).max()) if found.shape == golden.pattern.shape else 255
+    if off > PATTERN_TOLERANCE:
+        raise ParityError(
+            f"pictures are prepared otherwise here than where the bundle was exported (off by {off} of 255, expected "
+            f"at most {PATTERN_TOLERANCE}); install the OpenCV that the bundle's manifest names, or export again here"
+        )

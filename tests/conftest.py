@@ -20,7 +20,7 @@ from mapl_edge.model.checkpoint import Checkpoint
 from mapl_edge.model.encoder import Encoder
 from mapl_edge.model.frozen import Encode, frozen
 from mapl_edge.model.train import train
-from mapl_edge.runtime import OnnxRuntimeEngine
+from mapl_edge.runtime import FusedEngine, engine_of
 from mapl_edge.runtime.inspector import look
 from mapl_edge.testing import SyntheticLine
 
@@ -37,6 +37,14 @@ TINY = TrainConfig(
     memory_patches=100,
     position_weight=0.0,
 )
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _proofs_are_kept_apart(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """Not in the cache of whoever runs the tests."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("MAPL_EDGE_CACHE", str(tmp_path_factory.mktemp("cache")))
+        yield
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -89,9 +97,9 @@ def model_folder(checkpoint: Checkpoint, tmp_path_factory: pytest.TempPathFactor
 def calibrated(checkpoint: Checkpoint, calibration_data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A calibrated bundle that no test may change; kept in $MAPL_EDGE_KEEP_BUNDLE, where CI's lean run looks for it."""
     path = tmp_path_factory.mktemp("bundle") / "tiny.mapl"
-    bundle_from_checkpoint(checkpoint, path, OnnxRuntimeEngine)
+    bundle_from_checkpoint(checkpoint, path, engine_of)
     bundle = open_bundle(path)
-    with OnnxRuntimeEngine(bundle.model_path) as engine:
+    with FusedEngine(bundle.model_path) as engine:
         calibrate_bundle(bundle, good_samples(calibration_data), lambda image: look(engine, bundle.contract, image))
     keep = os.environ.get("MAPL_EDGE_KEEP_BUNDLE")
     if keep:
@@ -107,9 +115,9 @@ def bundle(calibrated: Path, tmp_path: Path) -> Bundle:
 
 
 @pytest.fixture
-def engine(bundle: Bundle) -> Iterator[OnnxRuntimeEngine]:
+def engine(bundle: Bundle) -> Iterator[FusedEngine]:
     """The bundle's engine."""
-    with OnnxRuntimeEngine(bundle.model_path, threads=1) as opened:
+    with FusedEngine(bundle.model_path, threads=1) as opened:
         yield opened
 
 

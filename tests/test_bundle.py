@@ -13,8 +13,12 @@ import numpy as np
 import pytest
 
 from mapl_edge.bundle import (
+    BUNDLE_SCHEMA,
+    DECODER,
+    ENCODER,
     GOLDEN,
     MANIFEST,
+    MEMORY,
     MODEL,
     Manifest,
     MemorySummary,
@@ -28,8 +32,9 @@ from mapl_edge.errors import BundleError, ContractMismatch, Uncalibrated
 from mapl_edge.files import sha256_of
 
 CONTRACT = InputContract(size_hw=(96, 64), roi_xywh=(0, 0, 200, 100))
-MEMORY = [memory_name(0), memory_name(1)]
-FILES = [GOLDEN, *MEMORY, MODEL]
+PICTURES = [memory_name(0), memory_name(1)]
+GRAPHS = [MODEL, ENCODER, DECODER, MEMORY]
+FILES = sorted([GOLDEN, *PICTURES, *GRAPHS])
 
 
 def fields() -> dict[str, Any]:
@@ -51,7 +56,8 @@ def part(tmp_path: Path) -> Path:
     """A bundle of small files; the graph is only bytes."""
     folder = tmp_path / "part.mapl"
     (folder / "memory").mkdir(parents=True)
-    (folder / MODEL).write_bytes(b"a graph")
+    for graph in GRAPHS:
+        (folder / graph).write_bytes(graph.encode())
     rng = np.random.default_rng(0)
     np.savez(
         folder / GOLDEN,
@@ -59,7 +65,7 @@ def part(tmp_path: Path) -> Path:
         scores=rng.random(3, np.float32),
         maps=rng.random((3, 96, 64), np.float32),
     )
-    for i, name in enumerate(MEMORY):
+    for i, name in enumerate(PICTURES):
         assert cv2.imwrite(str(folder / name), np.full((96, 64, 3), 50 * (i + 1), np.uint8))
     write_manifest(folder, **fields())
     return folder
@@ -90,7 +96,7 @@ def test_bundle_opens_as_it_was_written(part: Path) -> None:
     assert bundle.manifest == Manifest(files=bundle.manifest.files, **fields())
     assert sorted(bundle.manifest.files) == FILES
     assert bundle.contract == CONTRACT
-    assert bundle.model_path.read_bytes() == b"a graph"
+    assert bundle.model_path.read_bytes() == b"model.onnx"
     assert bundle.digest == sha256_of(part / MANIFEST)
 
 
@@ -184,13 +190,32 @@ def test_path_that_leaves_the_bundle_is_refused(name: str, part: Path) -> None:
         open_bundle(part)
 
 
-@pytest.mark.parametrize("schema", [2, 99], ids="schema {}".format)
+@pytest.mark.parametrize("schema", [BUNDLE_SCHEMA + 1, 99], ids="schema {}".format)
 def test_newer_schema_is_refused(schema: int, part: Path) -> None:
     """An old station says that it is old, not that the bundle is broken."""
     edit_manifest(part, schema_version=schema, added_later={})
 
-    with pytest.raises(BundleError, match=rf"schema {schema} is newer than this version reads \(1\); update mapl-edge"):
+    says = rf"schema {schema} is newer than this version reads \({BUNDLE_SCHEMA}\); update mapl-edge"
+    with pytest.raises(BundleError, match=says):
         open_bundle(part)
+
+
+def test_a_bundle_of_the_first_version_still_opens_and_says_what_it_lacks(part: Path) -> None:
+    """It had no split graphs and no validation pictures, and its memory's names had two digits."""
+    for name in (ENCODER, DECODER, MEMORY):
+        (part / name).unlink()
+    for i, name in enumerate(PICTURES):
+        (part / name).rename(part / f"memory/{i:02d}.jpg")
+    write_manifest(part, schema_version=1, **fields())
+
+    bundle = open_bundle(part)
+
+    assert not bundle.is_split
+    assert "schema 1" in bundle.notes[0]
+    assert "export the model again" in bundle.notes[0]
+    assert bundle.memory_picture(1).shape == (96, 64, 3)
+    with pytest.raises(BundleError, match="no validation pictures"):
+        bundle.validation()
 
 
 @pytest.mark.parametrize(

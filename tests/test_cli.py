@@ -170,6 +170,51 @@ def test_station_yaml_names_bundle_source_and_out(bundle: Bundle, tmp_path: Path
     assert [v["camera"] for v in verdicts] == ["line-3", "line-3"]
 
 
+def test_engines_are_added_measured_signed_and_chosen(bundle: Bundle, tmp_path: Path) -> None:
+    """export --engine, --sign, bench and run --engine auto --require-signature, as documented."""
+    part, key, public = bundle.path, tmp_path / "key.pem", tmp_path / "public.pem"
+    subprocess.run(["openssl", "genpkey", "-algorithm", "ed25519", "-out", key], check=True, capture_output=True)
+    subprocess.run(["openssl", "pkey", "-in", key, "-pubout", "-out", public], check=True, capture_output=True)
+
+    added = json.loads(
+        mapl_edge("export", part, "--engine", "onnxruntime", "--graph", "split", "--sign", key, "--json").stdout
+    )
+    measured = json.loads(mapl_edge("bench", part, "--frames", 5, "--threads", 1, "--json").stdout)
+    ran = mapl_edge(
+        "run", part, "--source", "line:?size=96", "--max-frames", 2, "--threads", 1, "--require-signature", public
+    )
+    one = json.loads(ran.stdout.splitlines()[0])
+
+    assert added["digest"] == bundle.digest
+    assert added["engine"]["name"] == "onnxruntime-fp32-split"
+    assert {row["engine"] for row in measured["engines"]} == {"onnxruntime-fp32-fused", "onnxruntime-fp32-split"}
+    assert all(row["proven"] and row["p50_ms"] > 0 and row["rss_mb"] > 0 for row in measured["engines"])
+    assert [entry["entries"] for entry in measured["search"]] == [30, 300, 3000]
+    assert all(entry["recall"] >= 0.99 for entry in measured["search"])
+    assert one["bundle"] == bundle.digest
+    assert "onnxruntime" in ran.stderr
+    strange = tmp_path / "strange.pem"
+    subprocess.run(["openssl", "genpkey", "-algorithm", "ed25519", "-out", strange], check=True, capture_output=True)
+    subprocess.run(["openssl", "pkey", "-in", strange, "-pubout", "-out", public], check=True, capture_output=True)
+    refused = mapl_edge("run", part, "--source", "line:?size=96", "--require-signature", public, code=5)
+    assert "do not use it" in one_line(refused)
+
+
+def test_export_says_what_it_takes(bundle: Bundle, model_folder: Path, tmp_path: Path) -> None:
+    """Before anything is written."""
+    typo = mapl_edge("export", bundle.path, "--engine", "openvno", code=2)
+    no_out = mapl_edge("export", model_folder, code=2)
+    nothing = mapl_edge("export", bundle.path, code=2)
+    triton = json.loads(
+        mapl_edge("export", bundle.path, "--format", "triton", "--out", tmp_path / "models", "--json").stdout
+    )
+
+    assert "did you mean openvino" in " ".join(typo.stderr.replace("│", " ").split())
+    assert "needs --out" in " ".join(no_out.stderr.replace("│", " ").split())
+    assert "name an --engine" in " ".join(nothing.stderr.replace("│", " ").split())
+    assert (tmp_path / "models" / triton["model"] / "config.pbtxt").is_file()
+
+
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_a_signal_stops_cleanly(bundle: Bundle, tmp_path: Path, number: signal.Signals) -> None:
     """The verdict in hand is finished, the exit code is 0, every line is whole."""

@@ -17,7 +17,7 @@ from mapl_edge.model.simulate import Simulator
 from mapl_edge.model.train import train
 from mapl_edge.picture import picture_from_file
 from mapl_edge.prepare import prepare
-from mapl_edge.runtime import Inspection, Inspector, OnnxRuntimeEngine, run, source_from_uri
+from mapl_edge.runtime import FusedEngine, Inspection, Inspector, engine_of, run, source_from_uri
 from mapl_edge.runtime.inspector import look
 from mapl_edge.verdict import Verdict
 
@@ -41,10 +41,10 @@ def test_bottle_at_half_size_and_sixty_steps(real_data: Path, tmp_path: Path) ->
     """A short training on 128x128 px already tells broken bottles apart, and run says exactly what evaluate says."""
     config = TrainConfig(contract=InputContract(size_hw=(128, 128)), steps=60)
     checkpoint = train(good_samples(real_data / "bottle"), config)
-    bundle_from_checkpoint(checkpoint, tmp_path / "bottle.mapl", OnnxRuntimeEngine)
+    bundle_from_checkpoint(checkpoint, tmp_path / "bottle.mapl", engine_of)
     bundle = open_bundle(tmp_path / "bottle.mapl")
     keep = Keep()
-    with OnnxRuntimeEngine(bundle.model_path) as engine:
+    with FusedEngine(bundle.model_path) as engine:
         see = partial(look, engine, bundle.contract)
         _, seen = calibrate_bundle(bundle, good_samples(real_data / "bottle"), see)
         limits = bundle.calibration.limits

@@ -3,7 +3,7 @@
 model/
   model.json            schema, config, split, summary, history of the losses
   weights.safetensors   the whole detector: encoder, scales, memory, fusion, decoder, predictor, evidence
-  pictures.npz          prepared pictures: the memory's normals, the golden ones and simulated defects, uint8
+  pictures.npz          prepared pictures: the memory's normals, golden ones, simulated defects, held-out ones, uint8
   training.png          the curves
   simulations.jpg       simulated defects
 """
@@ -11,7 +11,6 @@ model/
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -23,11 +22,11 @@ from pydantic import BaseModel, ConfigDict
 from safetensors import SafetensorError
 from safetensors.torch import load, save
 
-from mapl_edge.arrays import UInt8Array
+from mapl_edge.arrays import AnyArray, UInt8Array
 from mapl_edge.bundle import MODEL_JSON
 from mapl_edge.config import TrainConfig
-from mapl_edge.engine import Reading
-from mapl_edge.errors import BundleError, ContractMismatch
+from mapl_edge.engine import BaseEngine
+from mapl_edge.errors import BundleError
 from mapl_edge.model.detector import Detector, empty_memory
 from mapl_edge.model.encoder import empty_encoder
 
@@ -66,6 +65,7 @@ class Checkpoint:
         memory_pictures: uint8 (K, H, W, 3), prepared, in the order of the memory's sources.
         golden_pictures: uint8 (N, H, W, 3), prepared, normal and simulated anomalous.
         simulated_pictures: uint8 (M, H, W, 3), examples of what it was trained on.
+        validation_pictures: uint8 (2V, H, W, 3): held-out normals, then simulated defects on the same.
     """
 
     detector: Detector
@@ -73,6 +73,7 @@ class Checkpoint:
     memory_pictures: UInt8Array
     golden_pictures: UInt8Array
     simulated_pictures: UInt8Array
+    validation_pictures: UInt8Array
 
     def save(self, folder: Path) -> None:
         """Write the model folder's files into an existing folder."""
@@ -83,6 +84,7 @@ class Checkpoint:
             memory=self.memory_pictures,
             golden=self.golden_pictures,
             simulated=self.simulated_pictures,
+            validation=self.validation_pictures,
         )
         text = json.dumps(self.record.model_dump(mode="json"), indent=2, ensure_ascii=False)
         (folder / MODEL_JSON).write_text(text + "\n", encoding="utf-8")
@@ -107,9 +109,10 @@ def checkpoint_from_folder(folder: Path) -> Checkpoint:
         detector = empty_detector(record.config, record.memory_samples)
         detector.load_state_dict(load((folder / "weights.safetensors").read_bytes()))
         with np.load(folder / "pictures.npz", allow_pickle=False) as arrays:
-            pictures = arrays["memory"], arrays["golden"], arrays["simulated"]
+            memory, golden, simulated = arrays["memory"], arrays["golden"], arrays["simulated"]
+            validation = arrays["validation"] if "validation" in arrays else golden[:0]  # the first ones had none
         detector.check_fresh()
-        return Checkpoint(detector.eval(), record, *pictures)
+        return Checkpoint(detector.eval(), record, memory, golden, simulated, validation)
     except OSError as exc:
         raise BundleError(
             f"{folder}: {exc.filename} cannot be read ({exc.strerror}); check path and permissions, or train again"
@@ -124,29 +127,25 @@ def empty_detector(config: TrainConfig, size: int) -> Detector:
     return Detector(encoder, empty_memory(config, encoder.channels, size), config)
 
 
-class TorchEngine:
+class TorchEngine(BaseEngine):
     """The reference engine: the trained detector itself. For parity and for `evaluate` on a model folder."""
 
-    name = "torch reference fp32"
-
     def __init__(self, detector: Detector) -> None:
+        super().__init__("torch reference fp32")
         self._detector = detector.eval()
 
-    def infer(self, picture: UInt8Array) -> Reading:
-        """See `Engine`."""
-        scores, maps, nearest = readings(self._detector, [picture])
-        return Reading(float(scores[0]), maps[0], int(nearest[0]))
+    def _load(self) -> tuple[int, int]:
+        return self._detector.size_hw
 
-    def close(self) -> None:
-        """Nothing to free."""
+    def _answer(self, pictures: UInt8Array) -> tuple[AnyArray, AnyArray, AnyArray]:
+        return readings(self._detector, pictures)
+
+    def _free(self) -> None:
+        pass
 
 
-def readings(detector: Detector, pictures: Sequence[UInt8Array] | UInt8Array) -> tuple[Any, Any, Any]:
+def readings(detector: Detector, pictures: UInt8Array) -> tuple[AnyArray, AnyArray, AnyArray]:
     """Reference answers for prepared pictures: scores float32 (N,), maps float32 (N, H, W), nearest int64 (N,)."""
-    batch = np.stack(list(pictures))
-    h, w, _ = batch.shape[1:]
-    if (h, w) != tuple(detector.size_hw):
-        raise ContractMismatch(f"picture is {h}x{w} px, the model takes {detector.size_hw[0]}x{detector.size_hw[1]}")
     with torch.inference_mode():
-        scores, maps, nearest = detector(torch.from_numpy(batch))
+        scores, maps, nearest = detector(torch.from_numpy(pictures))
     return scores.numpy(), maps.numpy(), nearest.numpy()

@@ -78,7 +78,10 @@ class Detector(nn.Module):
 
     def forward(self, pictures: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Prepared pictures, uint8 (B, H, W, 3) BGR → raw scores (B,), anomaly maps (B, H, W), nearest normal (B,)."""
-        compared = self.compare(self.encode(pictures))
+        return self.answer(self.compare(self.encode(pictures)))
+
+    def answer(self, compared: Compared) -> tuple[Tensor, Tensor, Tensor]:
+        """Raw scores (B,), anomaly maps (B, H, W), and the normal nearest to the farthest place (B,)."""
         scores, maps = self.judge(compared, self.decode(compared))
         worst = compared.distance.flatten(1).argmax(1, keepdim=True)
         return scores, maps, compared.sources.flatten(1).gather(1, worst)[:, 0]
@@ -93,7 +96,10 @@ class Detector(nn.Module):
 
     def compare(self, features: list[Tensor], exclude: Tensor | None = None) -> Compared:
         """x → x with DI*, the squared difference to the nearest normal (Eq. 7, 8), and the distance."""
-        match: Match = self.memory.match(features, exclude)
+        return self.compared_with(features, self.memory.match(features, exclude))
+
+    def compared_with(self, features: list[Tensor], match: Match) -> Compared:
+        """x with DI* and the distance, once the nearest normal is known."""
         differences = [(m - x).square() for m, x in zip(match.values, features, strict=True)]
         distance = (match.distance - self.distance_unit[0]) / self.distance_unit[1]
         return Compared(features, differences, distance, match.sources)

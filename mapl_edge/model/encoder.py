@@ -168,7 +168,8 @@ def state_dict_from_file(path: Path) -> dict[str, Tensor]:
 
 def rgb_from_pictures(pictures: Tensor) -> Tensor:
     """uint8 (B, H, W, 3) BGR → float32 (B, 3, H, W) RGB, 0 to 255."""
-    return pictures.flip(-1).permute(0, 3, 1, 2).float()
+    # The cast comes first: TensorRT takes uint8 as an input of nothing but a cast.
+    return pictures.float().permute(0, 3, 1, 2).flip(1)
 
 
 def _some(content: Mapping[str, object]) -> str:

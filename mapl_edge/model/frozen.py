@@ -5,7 +5,7 @@ from __future__ import annotations
 import io
 import logging
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import numpy as np
@@ -21,7 +21,7 @@ Encode = Callable[[UInt8Array], list[Tensor]]
 
 def frozen(encoder: nn.Module, size_hw: tuple[int, int]) -> Encode:
     """A function from uint8 pictures (B, H, W, 3) to features, one (B, C, H, W) per level, without gradient."""
-    program = onnx_program(_Levels(encoder), size_hw, outputs=[f"stride{s}" for s in STRIDES])
+    program = onnx_program(_Levels(encoder), {"image": blank(size_hw)}, outputs=[f"stride{s}" for s in STRIDES])
     buffer = io.BytesIO()
     program.save(buffer)
     options = onnxruntime.SessionOptions()
@@ -34,24 +34,34 @@ def frozen(encoder: nn.Module, size_hw: tuple[int, int]) -> Encode:
     return encode
 
 
-def onnx_program(model: nn.Module, size_hw: tuple[int, int], outputs: list[str]) -> Any:
-    """Trace a model that takes uint8 pictures (B, H, W, 3) into an ONNX program: opset 18, any batch, input `image`."""
-    model = model.eval()
-    example = torch.zeros((2, *size_hw, 3), dtype=torch.uint8)
+def onnx_program(model: nn.Module, inputs: Mapping[str, Tensor], outputs: list[str]) -> Any:
+    """Trace a model into an ONNX program: opset 18, any batch.
+
+    Args:
+        model: put into evaluation mode.
+        inputs: an example of each argument by its name, in order, with a first dimension of 2, which is the batch.
+        outputs: their names.
+    """
+    batch = torch.export.Dim("batch")
     with warnings.catch_warnings(), torch.no_grad():
         warnings.simplefilter("ignore")  # the exporter warns about its own internals
         logging.getLogger("torch.onnx").setLevel(logging.ERROR)
         return torch.onnx.export(
-            model,
-            (example,),
+            model.eval(),
+            tuple(inputs.values()),
             dynamo=True,
             opset_version=18,
             external_data=False,
-            input_names=["image"],
+            input_names=list(inputs),
             output_names=outputs,
-            dynamic_shapes=({0: torch.export.Dim("batch")},),
+            dynamic_shapes=tuple({0: batch} for _ in inputs),
             verbose=False,
         )
+
+
+def blank(size_hw: tuple[int, int]) -> Tensor:
+    """Two black pictures, uint8 (2, H, W, 3): an example for `onnx_program`."""
+    return torch.zeros((2, *size_hw, 3), dtype=torch.uint8)
 
 
 class _Levels(nn.Module):

@@ -2,7 +2,8 @@
 
 ImageMemory is the paper's: N whole pyramids, the nearest one for the whole picture (Eq. 7 and 8). PatchMemory is ours,
 for parts that lie at any angle or differ from each other: the nearest patch for each place, from any picture and place.
-Both answer with a `Match` and are modules with buffers: saved, moved and exported with the model.
+Both answer with a `Match` and are modules with buffers: saved, moved and exported with the model. What they do falls
+into three parts, so that another may do the middle one: `queries`, the search for the nearest of `vectors`, and `at`.
 """
 
 from __future__ import annotations
@@ -53,6 +54,21 @@ class Memory(nn.Module, ABC):
         """Learn from K normal pyramids, one (K, C, H, W) per level; `sources` int64 (K,) says whose they are."""
 
     @abstractmethod
+    def queries(self, features: Sequence[Tensor]) -> Tensor:
+        """What of x is searched for, float32 (B, Q, S): Q is H/8 · W/8 places, or 1 for the whole picture."""
+
+    @abstractmethod
+    def vectors(self) -> Tensor:
+        """What is searched, float32 (K, S); the one with the least sum of squared differences to a query is nearest."""
+
+    @abstractmethod
+    def nearest(self, queries: Tensor, exclude: Tensor | None = None) -> Tensor:
+        """Which of the vectors is nearest to each query, int64 (B, Q). `exclude` as in `match`."""
+
+    @abstractmethod
+    def at(self, features: Sequence[Tensor], index: Tensor) -> Match:
+        """x compared with the entries of an index, int64 (B, Q), in the order of the queries."""
+
     def match(self, features: Sequence[Tensor], exclude: Tensor | None = None) -> Match:
         """The nearest normal.
 
@@ -61,6 +77,7 @@ class Memory(nn.Module, ABC):
             exclude: int64 (B,), a source to leave out for each picture, -1 for none: a picture that is itself in the
                 memory must not be compared with itself, or training would see differences that no new part has.
         """
+        return self.at(features, self.nearest(self.queries(features), exclude))
 
 
 class ImageMemory(Memory):
@@ -87,25 +104,32 @@ class ImageMemory(Memory):
         self.bank.copy_(_flat(features))
         self.source.copy_(sources)
 
-    def match(self, features: Sequence[Tensor], exclude: Tensor | None = None) -> Match:
-        """See `Memory`. Eq. 7 and 8: the sample with the least sum of squared differences over all levels."""
-        index = self.nearest(features, exclude)
+    def queries(self, features: Sequence[Tensor]) -> Tensor:
+        """See `Memory`: all levels, flattened."""
+        return _flat(features).unsqueeze(1)  # (B, 1, D)
+
+    def vectors(self) -> Tensor:
+        """See `Memory`."""
+        return self.bank
+
+    def nearest(self, queries: Tensor, exclude: Tensor | None = None) -> Tensor:
+        """See `Memory`. Eq. 7: the sample with the least sum of squared differences over all levels.
+
+        |x - m|² = |x|² - 2 x·m + |m|², and |x|² is the same for all m: one matrix product finds the minimum.
+        """
+        partial = self.bank.square().sum(1) - 2 * F.linear(queries[:, 0], self.bank)  # (B, K)
+        if exclude is not None:
+            partial = partial.masked_fill(exclude.unsqueeze(1) == self.source, float("inf"))
+        return partial.argmin(1, keepdim=True)
+
+    def at(self, features: Sequence[Tensor], index: Tensor) -> Match:
+        """See `Memory`. Eq. 8."""
+        index = index[:, 0]
         rows = torch.split(self.bank[index], self.sizes, dim=1)
         values = [row.view(-1, *shape) for row, shape in zip(rows, self.shapes, strict=True)]
         distance = (descriptors(features) - descriptors(values)).square().sum(1, keepdim=True).sqrt()
         _, h, w = self.shapes[1]
         return Match(values, distance, self.source[index].view(-1, 1, 1).expand(-1, h, w))
-
-    def nearest(self, features: Sequence[Tensor], exclude: Tensor | None = None) -> Tensor:
-        """Index of the nearest sample, int64 (B,).
-
-        |x - m|² = |x|² - 2 x·m + |m|², and |x|² is the same for all m: one matrix product finds the minimum.
-        """
-        x = _flat(features)  # (B, D)
-        partial = self.bank.square().sum(1) - 2 * F.linear(x, self.bank)  # (B, K)
-        if exclude is not None:
-            partial = partial.masked_fill(exclude.unsqueeze(1) == self.source, float("inf"))
-        return partial.argmin(1)
 
 
 class PatchMemory(Memory):
@@ -175,35 +199,42 @@ class PatchMemory(Memory):
                 self.columns[here] = columns[chosen[here] - first]
                 first += len(columns)
 
-    def match(self, features: Sequence[Tensor], exclude: Tensor | None = None) -> Match:
+    def queries(self, features: Sequence[Tensor]) -> Tensor:
+        """See `Memory`: principal components of the descriptors, row by row."""
+        return self._projected(self._described(features))
+
+    def vectors(self) -> Tensor:
         """See `Memory`."""
-        b, _, h, w = features[1].shape
-        described = _places(self._described(features))  # (B·h·w, E)
-        x = (described - self.mean) @ self.basis  # (B·h·w, S)
-        m = (self.descriptors - self.mean) @ self.basis  # (K, S)
+        return (self.descriptors - self.mean) @ self.basis
+
+    def nearest(self, queries: Tensor, exclude: Tensor | None = None) -> Tensor:
+        """See `Memory`."""
+        b, q, s = queries.shape
+        m = self.vectors()
         squares = m.square().sum(1)
         if exclude is None:
-            index = torch.addmm(squares, x, m.T, alpha=-2).argmin(1)  # |x - m|² without |x|², (B·h·w, K) → (B·h·w,)
-        else:
-            own = (exclude.unsqueeze(1) == self.source) * 1e30  # (B, K)
-            others = zip(torch.split(x, h * w), squares + own, strict=True)  # one at a time stays in the cache
-            index = torch.cat([torch.addmm(s, one, m.T, alpha=-2).argmin(1) for one, s in others])
-        distance = (described - self.descriptors[index]).square().sum(1).sqrt().view(b, 1, h, w)
-        columns = self.columns[index].view(b, h, w, -1).permute(0, 3, 1, 2)  # (B, D, h, w)
-        c1, c2, _ = self.channels
-        fine, middle, coarse = columns[:, : 4 * c1], columns[:, 4 * c1 : 4 * c1 + c2], columns[:, 4 * c1 + c2 :]
-        values = [F.pixel_shuffle(fine, 2), middle, F.avg_pool2d(coarse, 2)]
-        return Match(values, distance, self.source[index].view(b, h, w))
+            x = queries.view(-1, s)  # |x - m|² without |x|², (B·Q, K) → (B·Q,)
+            return torch.addmm(squares, x, m.T, alpha=-2).argmin(1).view(b, q)
+        own = (exclude.unsqueeze(1) == self.source) * 1e30  # (B, K)
+        others = zip(queries, squares + own, strict=True)  # one at a time stays in the cache
+        return torch.stack([torch.addmm(squares_of_one, x, m.T, alpha=-2).argmin(1) for x, squares_of_one in others])
+
+    def at(self, features: Sequence[Tensor], index: Tensor) -> Match:
+        """See `Memory`."""
+        return self._at(features, index, self._described(features))
+
+    def match(self, features: Sequence[Tensor], exclude: Tensor | None = None) -> Match:
+        """See `Memory`; describes x once where the parts would twice."""
+        described = self._described(features)
+        return self._at(features, self.nearest(self._projected(described), exclude), described)
 
     def margin(self, features: Sequence[Tensor]) -> Tensor:
         """How clear the choice of the nearest patch is: least relative gap to the second, float32 (B,).
 
         Where it is near the rounding of float32 two engines may choose differently, both rightly.
         """
-        b = len(features[1])
-        x = (_places(self._described(features)) - self.mean) @ self.basis
-        two = torch.cdist(x, (self.descriptors - self.mean) @ self.basis).topk(2, largest=False).values
-        return ((two[:, 1] - two[:, 0]) / (two[:, 1] + 1e-6)).view(b, -1).amin(1)
+        two = torch.cdist(self.queries(features).flatten(0, 1), self.vectors()).topk(2, largest=False).values
+        return ((two[:, 1] - two[:, 0]) / (two[:, 1] + 1e-6)).view(features[1].shape[0], -1).amin(1)
 
     def _described(self, features: Sequence[Tensor]) -> Tensor:
         found = descriptors(features)
@@ -214,6 +245,20 @@ class PatchMemory(Memory):
         x = torch.linspace(-1, 1, w).view(1, 1, 1, w).expand(b, 1, h, w)
         weight = self.position_weight * self.place_unit
         return torch.cat([found, weight * y, weight * x], dim=1)
+
+    def _projected(self, described: Tensor) -> Tensor:
+        b, _, h, w = described.shape
+        return ((_places(described) - self.mean) @ self.basis).view(b, h * w, -1)  # (B, E, h, w) → (B, Q, S)
+
+    def _at(self, features: Sequence[Tensor], index: Tensor, described: Tensor) -> Match:
+        b, _, h, w = features[1].shape
+        index = index.view(-1)  # (B·h·w,)
+        distance = (_places(described) - self.descriptors[index]).square().sum(1).sqrt()
+        columns = self.columns[index].view(b, h, w, -1).permute(0, 3, 1, 2)  # (B, D, h, w)
+        c1, c2, _ = self.channels
+        fine, middle, coarse = columns[:, : 4 * c1], columns[:, 4 * c1 : 4 * c1 + c2], columns[:, 4 * c1 + c2 :]
+        values = [F.pixel_shuffle(fine, 2), middle, F.avg_pool2d(coarse, 2)]
+        return Match(values, distance.view(b, 1, h, w), self.source[index].view(b, h, w))
 
 
 def descriptors(features: Sequence[Tensor]) -> Tensor:

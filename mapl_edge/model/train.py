@@ -39,7 +39,7 @@ from mapl_edge.model.encoder import Encoder, pretrained_encoder
 from mapl_edge.model.frozen import Encode, frozen
 from mapl_edge.model.optimise import Optimised, best_of, optimise
 from mapl_edge.model.simulate import Simulator
-from mapl_edge.model.validation import Validation
+from mapl_edge.model.validation import FIRST_NUMBER, Validation
 from mapl_edge.picture import picture_from_file
 from mapl_edge.prepare import prepare, prepared_mask
 from mapl_edge.verdict import utc_text
@@ -47,6 +47,7 @@ from mapl_edge.verdict import utc_text
 VALIDATION_SHARE, CALIBRATION_SHARE = 0.1, 0.2
 MIN_GOOD = 4  # two to compare with each other, one to validate, one to calibrate
 GOLDEN = 8
+VALIDATED = 32  # held-out normals that travel with the model, to measure what a lower precision costs
 PROBED = 16  # pictures whose shape decides the input's
 POSITION_WEIGHTS = (0.0, 0.5)
 
@@ -149,7 +150,16 @@ def train(
     )
     golden = validation.golden(detector, GOLDEN)
     simulated = [simulator.sample(pictures[i], n) for n, i in enumerate(split.train[:8])]
-    return Checkpoint(detector, record, bank.pictures, golden, np.stack([image for image, _ in simulated]))
+    held_out = split.calibration[:VALIDATED]
+    defects_on_them = [simulator.sample(pictures[i], FIRST_NUMBER - 1 - n)[0] for n, i in enumerate(held_out)]
+    return Checkpoint(
+        detector,
+        record,
+        bank.pictures,
+        golden,
+        np.stack([image for image, _ in simulated]),
+        np.concatenate([pictures[held_out], np.stack(defects_on_them)]),
+    )
 
 
 def split_of(n: int, seed: int) -> Split:

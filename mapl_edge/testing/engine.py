@@ -20,7 +20,7 @@ class FakeEngine:
 
     Attributes:
         calls: how many pictures it read.
-        closed: whether it was closed.
+        loaded, closed: whether it was.
     """
 
     name = "fake"
@@ -28,13 +28,21 @@ class FakeEngine:
     def __init__(self, score: Callable[[UInt8Array], float] = lambda picture: float(picture.mean()) / 255) -> None:
         self._score = score
         self.calls = 0
-        self.closed = False
+        self.loaded = self.closed = False
+
+    def load(self) -> None:
+        """See `Engine`."""
+        self.loaded = True
 
     def infer(self, picture: UInt8Array) -> Reading:
         """See `Engine`."""
         self.calls += 1
         score = self._score(picture)
         return Reading(score, np.full(picture.shape[:2], score, np.float32), 0)
+
+    def infer_many(self, pictures: UInt8Array) -> list[Reading]:
+        """See `Engine`."""
+        return [self.infer(picture) for picture in pictures]
 
     def close(self) -> None:
         """See `Engine`."""

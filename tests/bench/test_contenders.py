@@ -16,7 +16,7 @@ from mapl_edge.dataset import good_samples
 from mapl_edge.model.checkpoint import Checkpoint
 from mapl_edge.model.train import contract_that_fits, split_of
 from mapl_edge.prepare import prepare
-from mapl_edge.runtime import OnnxRuntimeEngine
+from mapl_edge.runtime import FusedEngine
 from mapl_edge.testing import FakeEngine, ManualClock, SyntheticLine
 from settings import Settings
 
@@ -100,7 +100,7 @@ def test_ours_is_what_the_bundle_says(
     ours.fit(good_samples(line_data))
     bundle = open_bundle(calibrated)
     picture = prepare(SyntheticLine(size_hw=(96, 96)).good(0).image, bundle.contract)
-    with OnnxRuntimeEngine(bundle.model_path, threads=1) as engine:
+    with FusedEngine(bundle.model_path, threads=1) as engine:
         expected = engine.infer(picture)
 
     assert ours.contract == bundle.contract == checkpoint.record.config.contract

@@ -10,13 +10,11 @@ from mapl_edge.calibrate import calibrate_bundle
 from mapl_edge.dataset import good_samples
 from mapl_edge.errors import DataError
 from mapl_edge.files import sha256_of
-from mapl_edge.runtime import OnnxRuntimeEngine
+from mapl_edge.runtime import FusedEngine
 from mapl_edge.runtime.inspector import look
 
 
-def test_calibration_records_what_it_rests_on(
-    bundle: Bundle, engine: OnnxRuntimeEngine, calibration_data: Path
-) -> None:
+def test_calibration_records_what_it_rests_on(bundle: Bundle, engine: FusedEngine, calibration_data: Path) -> None:
     """Limit, promise and the digest of every picture, bound to this bundle."""
     samples = good_samples(calibration_data)
     scores = [look(engine, bundle.contract, image).score for image in map(read, samples)]
@@ -31,7 +29,7 @@ def test_calibration_records_what_it_rests_on(
 
 
 def test_pictures_that_training_saw_are_left_out(
-    bundle: Bundle, engine: OnnxRuntimeEngine, line_data: Path, calibration_data: Path
+    bundle: Bundle, engine: FusedEngine, line_data: Path, calibration_data: Path
 ) -> None:
     """Their scores are too low; by digest, whatever they are called."""
     mixed = [*good_samples(line_data), *good_samples(calibration_data)]
@@ -42,7 +40,7 @@ def test_pictures_that_training_saw_are_left_out(
     assert limit.n_good == 20 + 8, "the eight that training held out may calibrate"
 
 
-def test_only_trained_pictures_are_refused_by_name(bundle: Bundle, engine: OnnxRuntimeEngine, line_data: Path) -> None:
+def test_only_trained_pictures_are_refused_by_name(bundle: Bundle, engine: FusedEngine, line_data: Path) -> None:
     """And the old calibration stays."""
     before = bundle.calibration_path.read_bytes()
 

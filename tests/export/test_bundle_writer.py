@@ -12,11 +12,11 @@ from mapl_edge.errors import OutputError, ParityError
 from mapl_edge.export import bundle_from_checkpoint
 from mapl_edge.model.checkpoint import Checkpoint, TorchEngine
 from mapl_edge.parity import parity, require_parity
-from mapl_edge.runtime import OnnxRuntimeEngine
+from mapl_edge.runtime import FusedEngine
 from mapl_edge.testing import FakeEngine, SyntheticLine
 
 
-def test_exported_graph_answers_as_torch_on_the_golden_pictures(bundle: Bundle, engine: OnnxRuntimeEngine) -> None:
+def test_exported_graph_answers_as_torch_on_the_golden_pictures(bundle: Bundle, engine: FusedEngine) -> None:
     """The strongest complaint of this field: raw score and map within 1e-4."""
     result = parity(engine, bundle.golden())
 
@@ -25,7 +25,7 @@ def test_exported_graph_answers_as_torch_on_the_golden_pictures(bundle: Bundle, 
 
 
 def test_exported_graph_answers_as_torch_on_pictures_it_was_not_proved_on(
-    checkpoint: Checkpoint, engine: OnnxRuntimeEngine
+    checkpoint: Checkpoint, engine: FusedEngine
 ) -> None:
     """Golden pictures prove nothing about branches that they do not take; parts, noise, black and white do."""
     rng = np.random.default_rng(0)
@@ -91,7 +91,7 @@ class Skewed:
 
 
 @pytest.mark.parametrize("fault", ["colour order", "upside down", "nan", "score off by 2e-4", "map shape"])
-def test_an_engine_that_answers_differently_is_refused(bundle: Bundle, engine: OnnxRuntimeEngine, fault: str) -> None:
+def test_an_engine_that_answers_differently_is_refused(bundle: Bundle, engine: FusedEngine, fault: str) -> None:
     """Each of these ran in somebody's factory."""
     with pytest.raises(ParityError):
         require_parity(Skewed(engine, fault), bundle.golden())

@@ -23,7 +23,7 @@ from mapl_edge.model.checkpoint import checkpoint_from_folder, readings
 from mapl_edge.model.encoder import Encoder, empty_encoder
 from mapl_edge.model.frozen import Encode
 from mapl_edge.model.train import train
-from mapl_edge.runtime import OnnxRuntimeEngine
+from mapl_edge.runtime import FusedEngine, engine_of
 
 VARIANTS: dict[str, dict[str, Any]] = {
     "patches": {
@@ -110,15 +110,13 @@ def test_a_variant_is_trained_exported_and_proved(
     checkpoint = train(good_samples(line_data), config)
     (tmp_path / "model").mkdir()
     checkpoint.save(tmp_path / "model")
-    result = bundle_from_checkpoint(
-        checkpoint_from_folder(tmp_path / "model"), tmp_path / "part.mapl", OnnxRuntimeEngine
-    )
+    result = bundle_from_checkpoint(checkpoint_from_folder(tmp_path / "model"), tmp_path / "part.mapl", engine_of)
 
     assert result, result
     bundle = open_bundle(tmp_path / "part.mapl")
     assert bundle.manifest.memory.scope == checkpoint.record.config.memory
     scores, maps, _ = readings(checkpoint.detector, checkpoint.simulated_pictures)
-    with OnnxRuntimeEngine(bundle.model_path, threads=1) as engine:
+    with FusedEngine(bundle.model_path, threads=1) as engine:
         for picture, score, plane in zip(checkpoint.simulated_pictures, scores, maps, strict=True):
             answer = engine.infer(picture)
             assert answer.score == pytest.approx(score, rel=0.02, abs=0.02)

@@ -125,7 +125,7 @@ def test_nearest_holds_at_any_feature_scale(scale: float) -> None:
     memory = ImageMemory(5, SHAPES)
     memory.fill(stored, torch.arange(5))
 
-    assert memory.nearest([level * 1.01 for level in stored]).tolist() == [0, 1, 2, 3, 4]
+    assert memory.nearest(memory.queries([level * 1.01 for level in stored]))[:, 0].tolist() == [0, 1, 2, 3, 4]
 
 
 @pytest.mark.parametrize("scope", ["image", "patch"])
@@ -147,6 +147,28 @@ def test_memory_travels_with_the_weights(scope: str) -> None:
     assert torch.equal(match.distance, same.distance)
     assert torch.equal(match.sources, same.sources)
     assert all(torch.equal(a, b) for a, b in zip(match.values, same.values, strict=True))
+
+
+@pytest.mark.parametrize("scope", ["image", "patch"])
+@pytest.mark.parametrize("batch", [1, 3])
+def test_another_may_do_the_search(scope: str, batch: int) -> None:
+    """Queries, the nearest of the vectors by plain distance, and what is there: `match`, to the last bit."""
+    stored, x = features(6, 5), features(batch, 6)
+    memory: Memory = ImageMemory(6, [level.shape[1:] for level in stored])
+    if scope == "patch":
+        memory = PatchMemory(60, CHANNELS, position_weight=0.5)
+    memory.fill(stored, torch.arange(6))
+    queries, vectors = memory.queries(x), memory.vectors()
+
+    index = (queries.double().unsqueeze(2) - vectors.double()).square().sum(3).argmin(2)  # (B, Q)
+    match, found = memory.match(x), memory.at(x, index)
+
+    assert queries.shape == (batch, 24 if scope == "patch" else 1, vectors.shape[1])
+    assert len(vectors) == memory.size
+    assert torch.equal(memory.nearest(queries), index)
+    assert torch.equal(match.distance, found.distance)
+    assert torch.equal(match.sources, found.sources)
+    assert all(torch.equal(a, b) for a, b in zip(match.values, found.values, strict=True))
 
 
 def test_descriptors_are_averages_of_three_by_three() -> None:

@@ -99,10 +99,10 @@ def test_a_picture_too_small_for_the_roi_is_an_error_verdict() -> None:
 
 def test_the_fake_engine_has_the_real_ones_interface() -> None:
     """A double that drifts from the real thing proves nothing."""
-    from mapl_edge.runtime import OnnxRuntimeEngine
+    from mapl_edge.runtime import FusedEngine
 
     public = {name for name in dir(FakeEngine) if not name.startswith("_")}
 
     assert {"infer", "close", "name"} <= public
     for method in ("infer", "close"):
-        assert getattr(FakeEngine, method).__annotations__ == getattr(OnnxRuntimeEngine, method).__annotations__
+        assert getattr(FakeEngine, method).__annotations__ == getattr(FusedEngine, method).__annotations__

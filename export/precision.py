@@ -1,0 +1,366 @@
+"""Precision: a float32 graph of ours in fewer bits: fp16 for GPUs, int8 for GPUs and CPUs.
+
+Inputs and outputs stay as they are. Only convolutions give up bits, and what lies between two of them; search, distance
+and score stay float32, or another neighbour would win by rounding.
+"""
+
+from __future__ import annotations
+
+import copy
+import math
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal, TypeAlias
+
+import numpy as np
+import onnx
+import onnxruntime
+from onnx import NodeProto, TensorProto, helper, numpy_helper
+
+from mapl_edge.arrays import AnyArray
+from mapl_edge.errors import BackendError, DataError
+
+Feed: TypeAlias = Mapping[str, AnyArray]
+
+DRIFT = 0.1  # of the spread that scores of normal parts have
+HALF_LIMIT = 3e4  # fp16 ends at 65504; on odd pictures the weighted differences come near it
+
+# What runs between two convolutions in whatever type it is given.
+_BETWEEN = frozenset({"Add", "Clip", "Concat", "LeakyRelu", "MaxPool", "Relu", "Resize"})
+_PROBES = 10  # feeds that each convolution is tried on; there are about fifty convolutions
+_ELEMENT_MACS = 5  # moving one activation costs a CPU about as much as so many multiplications
+
+
+@dataclass(frozen=True, slots=True)
+class Quantised:
+    """What became of a graph.
+
+    Attributes:
+        int8: how many convolutions are int8 now, of `convolutions`.
+        drift: what that was expected to do to the outputs, in the unit of `int8_from_onnx`; None: not measured.
+    """
+
+    int8: int
+    convolutions: int
+    drift: float | None
+
+
+def fp16_from_onnx(path: Path, out: Path, *, exact_search: bool = True) -> None:
+    """Write a graph whose convolutions, and what lies between them, compute in fp16, for GPU engines.
+
+    Those that read features weighted by the attention stay float32.
+
+    What comes from float32 is cut at ±3e4 on its way into fp16, so that nothing becomes infinite.
+
+    Args:
+        path: a fused, encoder-only or decoder-only graph in float32.
+        out: the file to write.
+        exact_search: what the search reads stays float32, and so does the encoder of a fused graph. Without, about one
+            place in a hundred finds another neighbour, and there the map moves by as much as 0.07. An encoder-only
+            graph, where no search is to be seen, has its convolutions in fp16 in any case.
+
+    Raises:
+        BackendError: the graph has no convolution.
+    """
+    graph = _Graph(onnx.load(path), path)
+    exact = graph.before("ArgMin") if exact_search else set()
+    nodes: list[NodeProto] = []
+    half: set[str] = set()
+    casts: dict[tuple[str, int], str] = {}
+
+    def cast(name: str, to: int) -> str:
+        if (name, to) not in casts:
+            source, casts[name, to] = name, f"{name}_{'half' if to == TensorProto.FLOAT16 else 'float'}"
+            if to == TensorProto.FLOAT16:
+                limits = [graph.constant(f"half_{end}", np.float32(v)) for end, v in _HALF_ENDS.items()]
+                source = f"{name}_limited"
+                nodes.append(helper.make_node("Clip", [name, *limits], [source], name=f"{name}_limit"))
+            nodes.append(helper.make_node("Cast", [source], [casts[name, to]], name=f"{casts[name, to]}_cast", to=to))
+        return casts[name, to]
+
+    weighted: set[str] = set()  # by the attention, whose three factors leave what fp16 can tell apart
+    for node in graph.model.graph.node:
+        flowing = [name for name in node.input if name and name not in graph.constants]
+        if (node.op_type == "Mul" and len(flowing) == 2) or (
+            node.op_type in _BETWEEN and not weighted.isdisjoint(flowing)
+        ):
+            weighted.update(node.output)
+        narrow = (
+            node.name not in exact
+            and weighted.isdisjoint([*flowing, *node.output])
+            and (node.op_type == "Conv" or (node.op_type in _BETWEEN and all(name in half for name in flowing)))
+        )
+        for i, name in enumerate(node.input):
+            constant = graph.constants.get(name)
+            if constant is None:
+                if name and narrow != (name in half):
+                    node.input[i] = cast(name, TensorProto.FLOAT16 if narrow else TensorProto.FLOAT)
+            elif narrow and constant.dtype == np.float32 and not (node.op_type == "Resize" and i > 0):
+                node.input[i] = graph.constant(f"{name}_half", constant.astype(np.float16))
+        nodes.append(node)
+        if narrow and node.output[0] in graph.outputs:
+            wanted, node.output[0] = node.output[0], f"{node.output[0]}_narrow"
+            nodes.append(helper.make_node("Cast", [node.output[0]], [wanted], name=f"{wanted}_cast", to=1))
+            casts[node.output[0], TensorProto.FLOAT] = wanted
+        if narrow:
+            half.update(node.output)
+    onnx.save(graph.rewritten(nodes), out)
+
+
+def int8_from_onnx(
+    path: Path,
+    out: Path,
+    feeds: Iterable[Feed],
+    target: Literal["cpu", "tensorrt"] = "cpu",
+    *,
+    drift: float = DRIFT,
+    weight_bits: Literal[7, 8] = 8,
+) -> Quantised:
+    """Write a graph whose convolutions compute in int8, as pairs of QuantizeLinear and DequantizeLinear.
+
+    Those that cost much accuracy for little work stay float32: each is quantised alone, how far that moves the outputs
+    on `feeds` is measured, and the dearest are given up until the others together stay within `drift`.
+
+    Args:
+        path: a fused, encoder-only or decoder-only graph in float32.
+        out: the file to write.
+        feeds: the graph's inputs by name, one feed for each of a few dozen pictures. Beyond their range values are
+            cut, so a few should show (simulated) defects.
+        target: "cpu", for ONNX Runtime and OpenVINO: uint8 activations, before and after each convolution. "tensorrt":
+            int8 activations without offset, before each convolution.
+        drift: root mean square change of `score` (relative above 1) in deviations, from the quartiles, of its values
+            on the feeds. Of a graph without score: that of all its float outputs, each in its own deviations.
+            Infinite: all convolutions are quantised.
+        weight_bits: 7 for CPUs with AVX2 and no VNNI, where the sum of two products of 8 bits overflows.
+
+    Raises:
+        DataError: there are no feeds.
+        BackendError: the graph has no convolution.
+    """
+    kept = list(feeds)
+    if not kept:
+        raise DataError("int8 needs pictures to learn the range of values from, found none; give a few dozen good ones")
+    model = onnx.load(path)
+    graph = _Graph(copy.deepcopy(model), path)
+    ranges, work = _measured(graph, kept)
+    form = _Form(target == "cpu", 2 ** (weight_bits - 1) - 1, ranges)
+    chosen, expected = set(work), None
+    if math.isfinite(drift):
+        few = kept[:: math.ceil(len(kept) / _PROBES)]
+        costs = dict(zip(work, _costs(model, path, list(work), form, few), strict=True))
+        chosen = _cheapest(costs, work, drift)
+        expected = math.sqrt(sum(costs[name] for name in chosen))
+    onnx.save(form.quantised(graph, chosen), out)
+    return Quantised(len(chosen), len(work), expected)
+
+
+_HALF_ENDS = {"lowest": -HALF_LIMIT, "highest": HALF_LIMIT}
+
+
+class _Graph:
+    """A model while it is rewritten.
+
+    Attributes:
+        constants: the initializers by name.
+        outputs: names of the graph's outputs.
+        convolutions: in the graph's order.
+    """
+
+    def __init__(self, model: Any, path: Path) -> None:
+        self.model = model
+        self.constants: dict[str, AnyArray] = {i.name: numpy_helper.to_array(i) for i in model.graph.initializer}
+        self.outputs = {value.name for value in model.graph.output}
+        self.convolutions: list[NodeProto] = [node for node in model.graph.node if node.op_type == "Conv"]
+        if not self.convolutions:
+            raise BackendError(f"{path}: no convolution in it, so there is nothing to narrow; export the model again")
+        self._readers: dict[str, list[NodeProto]] = {}
+        for node in model.graph.node:
+            for name in node.input:
+                self._readers.setdefault(name, []).append(node)
+
+    def constant(self, name: str, value: Any) -> str:
+        """Add an initializer if it is not there yet; its name."""
+        if name not in self.constants:
+            self.constants[name] = np.asarray(value)
+            self.model.graph.initializer.append(numpy_helper.from_array(self.constants[name], name))
+        return name
+
+    def activation(self, convolution: NodeProto) -> NodeProto | None:
+        """The activation that alone reads a convolution's output."""
+        readers = self._readers.get(convolution.output[0], [])
+        alone = len(readers) == 1 and convolution.output[0] not in self.outputs
+        return readers[0] if alone and readers[0].op_type in ("Clip", "LeakyRelu", "Relu") else None
+
+    def before(self, op_type: str) -> set[str]:
+        """Names of the nodes that nodes of this type depend on."""
+        wanted: set[str] = set()
+        found: set[str] = set()
+        for node in reversed(self.model.graph.node):
+            if node.op_type == op_type or not wanted.isdisjoint(node.output):
+                wanted.update(node.input)
+                found.add(node.name)
+        return found
+
+    def rewritten(self, nodes: Sequence[NodeProto]) -> Any:
+        """The model with other nodes, checked, without the initializers that nobody reads."""
+        graph = self.model.graph
+        del graph.node[:]
+        graph.node.extend(nodes)
+        read = {name for node in nodes for name in node.input}
+        used = [initializer for initializer in graph.initializer if initializer.name in read]
+        del graph.initializer[:]
+        graph.initializer.extend(used)
+        del graph.value_info[:]  # types have changed
+        onnx.checker.check_model(self.model, full_check=True)
+        return self.model
+
+
+@dataclass(frozen=True)
+class _Form:
+    """How int8 is written.
+
+    Attributes:
+        both_sides: activations are quantised before and after convolutions, uint8 with an offset; or else before them
+            only, int8 without.
+        weight_max: the largest weight as an integer.
+        ranges: lowest and highest value of each activation.
+    """
+
+    both_sides: bool
+    weight_max: int
+    ranges: Mapping[str, tuple[float, float]]
+
+    def quantised(self, graph: _Graph, chosen: set[str]) -> Any:
+        """The model with the convolutions of these names in int8; uses `graph` up."""
+        before: set[str] = set()  # read in int8 by the chosen convolutions alone: what else reads them is not hurt
+        after: set[str] = set()  # read in int8 by all
+        dropped: set[str] = set()  # Clips that the pair after them does: it cuts at the range that was seen behind them
+        for node in graph.convolutions:
+            if node.name in chosen:
+                before.add(node.input[0])
+                activation = graph.activation(node)
+                last = activation.output[0] if activation else node.output[0]
+                if self.both_sides and last not in graph.outputs:
+                    after.add(last)
+                    if activation and activation.op_type == "LeakyRelu":
+                        after.add(node.output[0])
+                    elif activation:
+                        dropped.add(activation.name)
+        nodes: list[NodeProto] = []
+        renamed: dict[str, str] = {}
+
+        def pair(source: str, name: str) -> None:
+            if name in before | after:
+                nodes.extend(self._pair(graph, source, name))
+                renamed[name] = f"{name}_dequantized"
+
+        for value in graph.model.graph.input:
+            pair(value.name, value.name)
+        for node in list(graph.model.graph.node):
+            for i, name in enumerate(node.input):
+                if name in after or (i == 0 and node.name in chosen):
+                    node.input[i] = renamed.get(name, name)
+            if node.name in dropped:
+                pair(node.input[0], node.output[0])
+                continue
+            if node.name in chosen:
+                nodes.append(self._weight(graph, node))
+            nodes.append(node)
+            for name in node.output:
+                pair(name, name)
+        return graph.rewritten(nodes)
+
+    def _pair(self, graph: _Graph, source: str, name: str) -> list[NodeProto]:
+        low, high = min(self.ranges[name][0], 0.0), max(self.ranges[name][1], 0.0)
+        if self.both_sides:
+            step = max((high - low) / 255, 1e-8)
+            zero: Any = np.uint8(round(-low / step))
+        else:
+            step = max(-low, high, 1e-6) / 127
+            zero = np.int8(0)
+        unit = [graph.constant(f"{name}_scale", np.float32(step)), graph.constant(f"{name}_zero", zero)]
+        middle, end = f"{name}_quantized", f"{name}_dequantized"
+        return [
+            helper.make_node("QuantizeLinear", [source, *unit], [middle], name=f"{name}_QuantizeLinear"),
+            helper.make_node("DequantizeLinear", [middle, *unit], [end], name=f"{name}_DequantizeLinear"),
+        ]
+
+    def _weight(self, graph: _Graph, node: NodeProto) -> NodeProto:
+        name = node.input[1]
+        weight = graph.constants[name]  # (C_out, C_in / groups, h, w), a scale for each C_out
+        scale = np.maximum(np.abs(weight).max(axis=(1, 2, 3)) / self.weight_max, 1e-10).astype(np.float32)
+        whole = np.round(weight / scale[:, None, None, None]).astype(np.int8)
+        inputs = [
+            graph.constant(f"{name}_quantized", whole),
+            graph.constant(f"{name}_scale", scale),
+            graph.constant(f"{name}_zero", np.zeros(len(scale), np.int8)),
+        ]
+        node.input[1] = f"{name}_dequantized"
+        return helper.make_node("DequantizeLinear", inputs, [node.input[1]], name=f"{name}_DequantizeLinear", axis=0)
+
+
+def _measured(graph: _Graph, feeds: Sequence[Feed]) -> tuple[dict[str, tuple[float, float]], dict[str, float]]:
+    """What the activations around convolutions range over, and the work of each convolution by its name."""
+    around = {name for node in graph.convolutions for name in (node.input[0], node.output[0])}
+    around |= {act.output[0] for node in graph.convolutions if (act := graph.activation(node))}
+    names = sorted(around)
+    model = copy.deepcopy(graph.model)
+    shown = {value.name for value in [*model.graph.input, *model.graph.output]}
+    model.graph.output.extend(onnx.ValueInfoProto(name=name) for name in names if name not in shown)
+    session = _session(model)
+    ranges: dict[str, tuple[float, float]] = {}
+    sizes: dict[str, int] = {}
+    for feed in feeds:
+        hidden = [name for name in names if name not in feed]
+        values = dict(zip(hidden, session.run(hidden, dict(feed)), strict=True)) | dict(feed)
+        for name in names:
+            low, high = ranges.get(name, (math.inf, -math.inf))
+            ranges[name] = min(low, float(values[name].min())), max(high, float(values[name].max()))
+            sizes[name] = values[name].size
+    work = {}
+    for node in graph.convolutions:
+        before, after = sizes[node.input[0]], sizes[node.output[0]]
+        work[node.name] = float(after * graph.constants[node.input[1]][0].size + _ELEMENT_MACS * (before + after))
+    return ranges, work
+
+
+def _costs(model: Any, path: Path, names: Sequence[str], form: _Form, feeds: Sequence[Feed]) -> Iterator[float]:
+    """How far each convolution moves the outputs when it alone is int8: mean square, in variances of the outputs."""
+    outputs = [value.name for value in model.graph.output if value.type.tensor_type.elem_type == TensorProto.FLOAT]
+    outputs = ["score"] if "score" in outputs else outputs
+    expected = _answers(model, outputs, feeds)
+    spreads = [max(float(one.std()), 1e-6) for one in expected]
+    if outputs == ["score"]:  # of the normal ones among them: half of what the middle half spans is 0.67 deviations
+        spreads = [max(float(np.subtract(*np.quantile(expected[0], [0.75, 0.25]))) / 1.35, 1e-6)]
+    allowed = [
+        np.maximum(1, np.abs(e)) * s if outputs == ["score"] else s for e, s in zip(expected, spreads, strict=True)
+    ]
+    for name in names:
+        found = _answers(form.quantised(_Graph(copy.deepcopy(model), path), {name}), outputs, feeds)
+        yield float(np.mean([np.mean(((f - e) / a) ** 2) for f, e, a in zip(found, expected, allowed, strict=True)]))
+
+
+def _cheapest(costs: Mapping[str, float], work: Mapping[str, float], drift: float) -> set[str]:
+    """Those whose costs add up to at most drift², found by giving up the most cost for the least work first.
+
+    Rounding errors of different convolutions are independent, so their mean squares add up.
+    """
+    chosen = sorted(costs, key=lambda name: costs[name] / work[name])
+    while chosen and sum(costs[name] for name in chosen) > drift**2:
+        chosen.pop()
+    return set(chosen)
+
+
+def _answers(model: Any, outputs: Sequence[str], feeds: Sequence[Feed]) -> list[AnyArray]:
+    session = _session(model)
+    rows = [session.run(list(outputs), dict(feed)) for feed in feeds]
+    return [np.concatenate(column) for column in zip(*rows, strict=True)]
+
+
+def _session(model: Any) -> Any:
+    """Computes as the graph says: some of ONNX Runtime's fusions move int8 graphs by several deviations."""
+    options = onnxruntime.SessionOptions()
+    options.log_severity_level = 3
+    options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
+    return onnxruntime.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])

@@ -1,0 +1,170 @@
+"""Search: the nearest of a memory's vectors, by FAISS. Export builds the index, runtime searches it.
+
+The door to FAISS of what runs at the line: `pip install faiss-cpu`, or `faiss-gpu` where there is a GPU it knows.
+"""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from mapl_edge.arrays import FloatArray, IntArray
+from mapl_edge.errors import BackendError, BackendUnavailable, BundleError, ContractMismatch
+
+RECALL = 0.99  # of an approximate index: how often it must find what exact search finds
+AIM = 0.995  # what is set for, so that other queries reach RECALL too
+REFINED = 8  # candidates of the quantised search that are compared exactly
+FLAT_UP_TO = 2000  # vectors; up to here exact search is the fastest (bench/search.py)
+QUANTISED_DIMS = 256  # numbers a vector; whole pictures have many more, and there are few of them
+MIN_SAMPLES = 1000  # queries without which no recall can be told
+
+
+@dataclass(frozen=True, slots=True)
+class SearchSummary:
+    """What was built, for people and for the record.
+
+    Attributes:
+        index: in the words of FAISS' index factory, with the number of lists that a search looks into.
+        entries, dims: K and S, how many vectors of how many numbers.
+        recall: how often it finds what exact search finds; 1 where it is exact.
+        queries: how many real queries that was measured with; 0 where it is exact.
+    """
+
+    index: str
+    entries: int
+    dims: int
+    recall: float
+    queries: int
+
+    def as_dict(self) -> dict[str, Any]:
+        """For JSON."""
+        return asdict(self)
+
+
+class SearchIndex:
+    """An index in memory, on the GPU where FAISS has one.
+
+    Args:
+        path: what `write_index` wrote.
+        threads: for one call; 0 lets FAISS take all cores. ONNX sessions before and after it need
+            `session.intra_op.allow_spinning` 0: threads that spin for the next graph take the cores from the search.
+        entries, dims: what the decoder and the encoder beside it expect; None: anything.
+
+    Raises:
+        BackendUnavailable: FAISS is not installed.
+        BundleError: the file is damaged, or does not fit the graphs beside it.
+    """
+
+    def __init__(self, path: Path, threads: int = 0, entries: int | None = None, dims: int | None = None) -> None:
+        self._faiss = faiss = _faiss()
+        index = _read(faiss, path)
+        self.entries, self.dims = int(index.ntotal), int(index.d)
+        for what, found, expected in (("vectors", self.entries, entries), ("numbers a vector", self.dims, dims)):
+            if expected is not None and found != expected:
+                raise BundleError(f"{path}: has {found} {what}, the graphs beside it expect {expected}; export again")
+        on_gpu = hasattr(faiss, "StandardGpuResources") and faiss.get_num_gpus() > 0
+        if on_gpu:  # exact: there it is faster than any short cut, and all indexes of ours hold the vectors themselves
+            exact = faiss.downcast_index(index.refine_index) if hasattr(index, "refine_index") else index
+            self._resources = faiss.StandardGpuResources()
+            index = faiss.index_cpu_to_gpu(self._resources, 0, exact)
+        self._index, self._threads = index, threads
+        self.name = f"faiss {faiss.__version__} {'cuda' if on_gpu else 'cpu'}"
+
+    def search(self, queries: FloatArray) -> IntArray:
+        """The nearest vector to each query: float32 (B, Q, S) → int64 (B, Q). All queries are searched at once.
+
+        Raises:
+            ContractMismatch: the queries are not what the index holds.
+            BackendError: nothing was found, as where a query is not a number.
+        """
+        b, q, s = queries.shape
+        if s != self.dims or queries.dtype != np.float32:
+            raise ContractMismatch(f"queries are {queries.dtype} of {s}, the index takes float32 of {self.dims}")
+        if self._threads:
+            self._faiss.omp_set_num_threads(self._threads)  # of the calling thread, so at each call
+        _, nearest = self._index.search(np.ascontiguousarray(queries).reshape(-1, s), 1)
+        if (nearest < 0).any():
+            raise BackendError(f"{self.name} found nothing near {int((nearest < 0).sum())} of {b * q} queries")
+        index: IntArray = nearest.reshape(b, q)
+        return index
+
+    def close(self) -> None:
+        """Let FAISS free its memory; calling it twice is harmless."""
+        self._index = self._resources = None
+
+
+def index_from_vectors(vectors: FloatArray, samples: FloatArray | None = None) -> tuple[Any, SearchSummary]:
+    """The index that suits this many vectors: exact while that is fastest, then approximate.
+
+    The approximate one has lists around centres (IVF) of quantised vectors; the best of them are compared exactly. How
+    many lists a search looks into is set by half of the samples, and the recall told by the other half.
+
+    Args:
+        vectors: float32 (K, S).
+        samples: real queries, float32 (N, S); without enough of them, or if no number of lists that saves work reaches
+            `RECALL`, the index is exact.
+    """
+    faiss = _faiss()
+    k, s = vectors.shape
+    vectors = np.ascontiguousarray(vectors, np.float32)
+    flat = faiss.IndexFlatL2(s)
+    flat.add(vectors)
+    exact = flat, SearchSummary("Flat", k, s, 1.0, 0)
+    if k <= FLAT_UP_TO or s > QUANTISED_DIMS or samples is None:
+        return exact
+    samples, truth = _new_ones(flat, np.ascontiguousarray(samples, np.float32))
+    if len(samples) < MIN_SAMPLES:
+        return exact
+
+    lists = 2 ** round(np.log2(k**0.5))
+    name = f"IVF{lists},PQ{s}x4fs,RFlat"  # lists; in them four bits a number; the best few compared exactly
+    index = faiss.index_factory(s, name)
+    ivf = faiss.downcast_index(faiss.downcast_index(index).base_index)
+    ivf.by_residual = False  # one table a query, not one for each list that it looks into
+    ivf.implem = 12  # the same answers with any number of threads
+    ivf.cp.min_points_per_centroid = 1  # FAISS warns below 39; here lists are short on purpose
+    index.train(vectors)
+    index.add(vectors)
+    index.k_factor = REFINED
+    for probes in sorted({max(1, round(lists * share)) for share in np.geomspace(1 / 64, 1 / 2, 21)}):
+        ivf.nprobe = probes
+        found = index.search(samples, 1)[1][:, 0] == truth
+        if found[::2].mean() >= AIM and found[1::2].mean() >= RECALL:
+            recall, told_by = float(found[1::2].mean()), len(found[1::2])
+            return index, SearchSummary(f"{name} nprobe={probes}", k, s, recall, told_by)
+    return exact
+
+
+def write_index(index: Any, path: Path) -> None:
+    """Write an index in FAISS' own format (no pickle)."""
+    path.write_bytes(_faiss().serialize_index(index).tobytes())
+
+
+def _new_ones(flat: Any, samples: FloatArray) -> tuple[FloatArray, IntArray]:
+    """The samples that are not themselves among the vectors, and their nearest: to find oneself is no feat."""
+    squares, nearest = flat.search(samples, 1)
+    new = squares[:, 0] > 1e-4 * np.median(squares)
+    return samples[new], nearest[new, 0]
+
+
+def _read(faiss: Any, path: Path) -> Any:
+    try:
+        index = faiss.deserialize_index(np.fromfile(path, np.uint8))
+    except (RuntimeError, MemoryError, ValueError, AssertionError) as exc:
+        raise BundleError(f"{path}: is damaged, or no FAISS index; export or copy again") from exc
+    except OSError as exc:
+        raise BundleError(f"{path}: cannot be read ({exc.strerror}); check path and permissions") from exc
+    if index.metric_type != faiss.METRIC_L2:
+        raise BundleError(f"{path}: does not search by the sum of squared differences; export again")
+    return index
+
+
+def _faiss() -> Any:
+    try:
+        import faiss
+    except ImportError as exc:
+        raise BackendUnavailable("faiss is not installed; pip install faiss-cpu (or 'mapl-edge[faiss-gpu]')") from exc
+    return faiss

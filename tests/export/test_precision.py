@@ -1,0 +1,179 @@
+"""Fewer bits, the same answers: what stays, what changes, and that the forms are those that engines take."""
+
+from __future__ import annotations
+
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import onnxruntime
+import pytest
+from onnx import TensorProto, numpy_helper
+
+from mapl_edge.bundle import Bundle, open_bundle
+from mapl_edge.errors import BackendError, DataError
+from mapl_edge.export.precision import Feed, fp16_from_onnx, int8_from_onnx
+from mapl_edge.parity import parity
+from mapl_edge.runtime import FusedEngine
+
+
+@pytest.fixture(scope="module")
+def fused(calibrated: Path) -> Path:
+    """The float32 graph."""
+    return open_bundle(calibrated).model_path
+
+
+@pytest.fixture(scope="module")
+def feeds(calibrated: Path) -> list[Feed]:
+    """The golden pictures, one a feed."""
+    return [{"image": picture[None]} for picture in open_bundle(calibrated).golden().pictures]
+
+
+@pytest.fixture(scope="module")
+def encoder_only(fused: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The fused graph up to the scaled features."""
+    path = tmp_path_factory.mktemp("encoder") / "encoder.onnx"
+    graph = onnx.load(fused).graph
+    scaled = [node.output[0] for node in graph.node if node.op_type == "Mul" and node.input[1].startswith("scale")]
+    onnx.utils.extract_model(str(fused), str(path), ["image"], scaled)
+    return path
+
+
+def signature(path: Path) -> list[tuple[str, int, list[Any]]]:
+    """Name, type and shape of each input and output."""
+    graph = onnx.load(path).graph
+    return [
+        (v.name, v.type.tensor_type.elem_type, [d.dim_value or d.dim_param for d in v.type.tensor_type.shape.dim])
+        for v in [*graph.input, *graph.output]
+    ]
+
+
+def weights_of_convolutions(path: Path) -> Counter[str]:
+    """How many convolutions read float32, fp16 or quantized weights."""
+    graph = onnx.load(path).graph
+    types = {i.name: i.data_type for i in graph.initializer}
+    names = {TensorProto.FLOAT: "float32", TensorProto.FLOAT16: "fp16", None: "int8"}
+    return Counter(names[types.get(node.input[1])] for node in graph.node if node.op_type == "Conv")
+
+
+def test_fp16_answers_as_float32_does(bundle: Bundle, tmp_path: Path) -> None:
+    """Within the tolerance that a GPU engine is held to."""
+    fp16_from_onnx(bundle.model_path, tmp_path / "fp16.onnx")
+
+    with FusedEngine(tmp_path / "fp16.onnx", threads=1) as engine:
+        result = parity(engine, bundle.golden(), tolerance=5e-3)
+    assert result, result
+    assert weights_of_convolutions(tmp_path / "fp16.onnx")["fp16"] >= 10
+    assert max(result.score_error, result.map_error) > 1e-6, "it computes in float32"
+
+
+def test_fp16_reaches_the_encoder_where_the_search_may_change(fused: Path, encoder_only: Path, tmp_path: Path) -> None:
+    """By request, and in a graph that is nothing but an encoder."""
+    fp16_from_onnx(fused, tmp_path / "fused.onnx", exact_search=False)
+    fp16_from_onnx(encoder_only, tmp_path / "encoder.onnx")
+
+    assert weights_of_convolutions(tmp_path / "fused.onnx")["fp16"] > 40
+    assert weights_of_convolutions(tmp_path / "encoder.onnx") == Counter(fp16=33)
+
+
+def test_fp16_keeps_search_and_distance_in_float32(fused: Path, tmp_path: Path) -> None:
+    """A near neighbour would win by rounding."""
+    fp16_from_onnx(fused, tmp_path / "fp16.onnx", exact_search=False)
+
+    graph = onnx.shape_inference.infer_shapes(onnx.load(tmp_path / "fp16.onnx"), data_prop=True).graph
+    half = {v.name for v in graph.value_info if v.type.tensor_type.elem_type == TensorProto.FLOAT16}
+    half |= {i.name for i in graph.initializer if i.data_type == TensorProto.FLOAT16}
+    wide = {"Gemm", "MatMul", "ArgMin", "Pow", "Sqrt", "ReduceSum", "ReduceMean", "Sigmoid", "TopK", "Sub", "Div"}
+    assert half
+    assert [n.name for n in graph.node if n.op_type in wide and half & {*n.input, *n.output}] == []
+
+
+def test_fp16_stays_finite_on_odd_pictures(fused: Path, tmp_path: Path) -> None:
+    """A lens cap or a torn cable must give a high score, not NaN, which no limit catches."""
+    fp16_from_onnx(fused, tmp_path / "fp16.onnx", exact_search=False)
+    noise = np.random.default_rng(0).integers(0, 2, (96, 64, 3), np.uint8) * 255
+
+    with FusedEngine(tmp_path / "fp16.onnx", threads=1) as engine:
+        for picture in (np.zeros_like(noise), np.full_like(noise, 255), noise):
+            assert np.isfinite(engine.infer(picture).score)
+            assert np.isfinite(engine.infer(picture).map).all()
+
+
+@pytest.mark.parametrize("what", ["fp16", "cpu", "tensorrt"])
+def test_inputs_and_outputs_stay(what: str, fused: Path, encoder_only: Path, feeds: list[Feed], tmp_path: Path) -> None:
+    """Whoever runs the graph does not see what it computes in; the batch stays open."""
+    for path in (fused, encoder_only):
+        out = tmp_path / path.name
+        if what == "fp16":
+            fp16_from_onnx(path, out)
+        else:
+            int8_from_onnx(path, out, feeds, what, drift=np.inf)  # type: ignore[arg-type]
+
+        assert signature(out) == signature(path)
+        assert onnx.load(out).opset_import[0].version == 18
+        session = onnxruntime.InferenceSession(str(out), providers=["CPUExecutionProvider"])
+        three = np.concatenate([feed["image"] for feed in feeds[:3]])
+        assert [len(answer) for answer in session.run(None, {"image": three})] == [3] * len(session.get_outputs())
+
+
+def test_int8_stays_within_its_drift(bundle: Bundle, feeds: list[Feed], tmp_path: Path) -> None:
+    """The promise is about all chosen convolutions together; each alone was measured."""
+    path = tmp_path / "int8.onnx"
+
+    done = int8_from_onnx(bundle.model_path, path, feeds, drift=0.1)
+
+    golden = bundle.golden()
+    with FusedEngine(path, threads=1) as engine:
+        scores = np.array([engine.infer(picture).score for picture in golden.pictures])
+    assert done.drift is not None
+    assert done.drift <= 0.1
+    assert weights_of_convolutions(path) == Counter(int8=done.int8, float32=done.convolutions - done.int8)
+    assert done.int8 > 0.6 * done.convolutions
+    assert np.sqrt(np.mean((scores - golden.scores) ** 2)) < 3 * 0.1 * golden.scores.std()
+
+
+def test_a_smaller_drift_leaves_more_in_float32(fused: Path, feeds: list[Feed], tmp_path: Path) -> None:
+    """None at all where nothing may move."""
+    few = [int8_from_onnx(fused, tmp_path / "a.onnx", feeds[:2], drift=drift).int8 for drift in (0.0, 0.02)]
+
+    assert few[0] == 0 < few[1]
+
+
+def test_tensorrt_form_has_no_offset_and_no_quantized_bias(fused: Path, feeds: list[Feed], tmp_path: Path) -> None:
+    """TensorRT refuses int32 biases and zero points other than zero."""
+    path = tmp_path / "int8.onnx"
+
+    int8_from_onnx(fused, path, feeds, "tensorrt", drift=np.inf)
+
+    graph = onnx.load(path).graph
+    values = {i.name: numpy_helper.to_array(i) for i in graph.initializer}
+    pairs = [n for n in graph.node if n.op_type in ("QuantizeLinear", "DequantizeLinear")]
+    assert {values[n.input[2]].dtype for n in pairs} == {np.dtype(np.int8)}
+    assert not any(values[n.input[2]].any() for n in pairs)
+    assert {values[n.input[2]].dtype for n in graph.node if n.op_type == "Conv" and n.input[2] in values} == {
+        np.dtype(np.float32)
+    }
+
+
+def test_seven_bits_leave_room_for_a_sum_of_two(fused: Path, feeds: list[Feed], tmp_path: Path) -> None:
+    """255 · 63 · 2 fits in 16 bits, 255 · 127 · 2 does not."""
+    path = tmp_path / "int8.onnx"
+
+    int8_from_onnx(fused, path, feeds[:2], drift=np.inf, weight_bits=7)
+
+    weights = [numpy_helper.to_array(i) for i in onnx.load(path).graph.initializer if i.name.endswith("_quantized")]
+    assert max(int(np.abs(w).max()) for w in weights) == 63
+
+
+def test_what_cannot_be_done_is_told(fused: Path, tmp_path: Path) -> None:
+    """By errors of ours, with what to do."""
+    with pytest.raises(DataError, match="few dozen"):
+        int8_from_onnx(fused, tmp_path / "a.onnx", [])
+    graph = onnx.helper.make_graph([], "empty", [], [])
+    onnx.save(onnx.helper.make_model(graph), tmp_path / "empty.onnx")
+    with pytest.raises(BackendError, match="no convolution"):
+        fp16_from_onnx(tmp_path / "empty.onnx", tmp_path / "a.onnx")
+
+    assert not (tmp_path / "a.onnx").exists()
