@@ -5,13 +5,16 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 PYTEST_ARGS ?=
 
-.PHONY: demo test check install clean
+.PHONY: demo test check gpu-check install clean
 
 demo: install  ## the whole way on a synthetic line; leaves demo/report.html
 	$(BIN)/mapl-edge demo --out demo --overwrite
 
 test: install check  ## lint, types and all tests
 	$(BIN)/python -m pytest $(PYTEST_ARGS)
+
+gpu-check: install  ## engines and parity on this machine's GPU; says so where there is none
+	$(BIN)/python bench/gpu_check.py
 
 check: install
 	$(BIN)/ruff check .

@@ -151,11 +151,13 @@ class _Kind:
 def _convert(kind: _Kind, part: str, drift: float, work: Path) -> None:
     """Write one graph in the form that the library takes; nothing where the bundle's own will do."""
     source, made = kind.bundle.path / f"{part}.onnx", work / f"{part}.onnx"
+    # An encoder in fp16 finds other neighbours: in the split graphs as in the fused one it stays as it is.
+    precision = "fp32" if kind.precision == "fp16" and part == "encoder" else kind.precision
     if kind.backend == "openvino" and openvino_from_onnx(source, made):
         source = made
-    if kind.precision == "fp16":
+    if precision == "fp16":
         fp16_from_onnx(source, made)
-    elif kind.precision == "int8":
+    elif precision == "int8":
         bits: Literal[7, 8] = 8 if kind.is_compiled or _has_vnni() else 7
         form: Literal["cpu", "tensorrt"] = "tensorrt" if kind.is_compiled else "cpu"
         int8_from_onnx(source, made, _feeds(kind.bundle, part), form, drift=drift, weight_bits=bits)
@@ -164,7 +166,7 @@ def _convert(kind: _Kind, part: str, drift: float, work: Path) -> None:
             made if made.is_file() else source,
             work / f"{part}.engine",
             flavour="tensorrt_rtx" if kind.backend == "tensorrt_rtx" else "tensorrt",
-            precision=kind.precision,
+            precision=precision,
             target=None if kind.target == "any" else kind.target,
             memory_mb=kind.memory_mb,
             timing_cache=None,
