@@ -360,6 +360,7 @@ def bench(
         accuracy = {} if data is None else _auroc_of_engines(opened, data, names, threads, progress)
     columns = ("engine", "load s", "p50 ms", "p95", "p99", "frames/s", "best", "RSS MB", "MB", "score off", "AUROC")
     table = Table(*columns, title=f"{bundle} on this device, {threads or 'all'} threads")
+    table.columns[0].no_wrap = True
     for row in figures:
         table.add_row(
             row.engine + ("" if row.proven else " (NOT PROVEN)"),
@@ -374,7 +375,7 @@ def bench(
             f"{row.score_error:.0e}",
             _shown(accuracy.get(row.engine), ".4f"),
         )
-    people.print(table, soft_wrap=False)
+    people.print(table, soft_wrap=False, width=None if people.is_terminal else 140)
     if grown:
         search = Table("entries", "index", "ms a frame", "recall@1", "MB", title="search, as the memory grows")
         for entry in grown:

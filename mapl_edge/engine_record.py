@@ -49,6 +49,7 @@ class Cost(BaseModel):
             for fp32 itself.
         ms, ms_fp32: median milliseconds a frame, both in turns on the machine where it was made; None where it could
             not run there.
+        library_error: how far the library's golden scores are off those of ONNX Runtime with the same int8 graph.
         measured_with: the library that ran it; another one where the target was not at hand.
     """
 
@@ -60,6 +61,7 @@ class Cost(BaseModel):
     auroc_fp32: float | None = None
     ms: float | None = None
     ms_fp32: float | None = None
+    library_error: float = 0.0
     measured_with: str
 
 

@@ -99,8 +99,9 @@ class SearchIndex:
 def index_from_vectors(vectors: FloatArray, samples: FloatArray | None = None) -> tuple[Any, SearchSummary]:
     """The index that suits this many vectors: exact while that is fastest, then approximate.
 
-    The approximate one has lists around centres (IVF) of quantised vectors; the best of them are compared exactly. How
-    many lists a search looks into is set by half of the samples, and the recall told by the other half.
+    The approximate one has lists around centres (IVF) of quantised vectors, the best of them compared exactly, or of
+    the vectors themselves where they are so near each other that quantised ones cannot be told apart. How many lists a
+    search looks into is set by half of the samples, and the recall told by the other half.
 
     Args:
         vectors: float32 (K, S).
@@ -120,21 +121,24 @@ def index_from_vectors(vectors: FloatArray, samples: FloatArray | None = None) -
         return exact
 
     lists = 2 ** round(np.log2(k**0.5))
-    name = f"IVF{lists},PQ{s}x4fs,RFlat"  # lists; in them four bits a number; the best few compared exactly
-    index = faiss.index_factory(s, name)
-    ivf = faiss.downcast_index(faiss.downcast_index(index).base_index)
-    ivf.by_residual = False  # one table a query, not one for each list that it looks into
-    ivf.implem = 12  # the same answers with any number of threads
-    ivf.cp.min_points_per_centroid = 1  # FAISS warns below 39; here lists are short on purpose
-    index.train(vectors)
-    index.add(vectors)
-    index.k_factor = REFINED
-    for probes in sorted({max(1, round(lists * share)) for share in np.geomspace(1 / 64, 1 / 2, 21)}):
-        ivf.nprobe = probes
-        found = index.search(samples, 1)[1][:, 0] == truth
-        if found[::2].mean() >= AIM and found[1::2].mean() >= RECALL:
-            recall, told_by = float(found[1::2].mean()), len(found[1::2])
-            return index, SearchSummary(f"{name} nprobe={probes}", k, s, recall, told_by)
+    for kind, quantised in ((f"PQ{s}x4fs,RFlat", True), ("Flat", False)):
+        name = f"IVF{lists},{kind}"
+        index = faiss.index_factory(s, name)
+        ivf = index
+        if quantised:  # four bits a number in the lists, the best few compared exactly
+            ivf = faiss.downcast_index(faiss.downcast_index(index).base_index)
+            ivf.by_residual = False  # one table a query, not one for each list that it looks into
+            ivf.implem = 12  # the same answers with any number of threads
+            index.k_factor = REFINED
+        ivf.cp.min_points_per_centroid = 1  # FAISS warns below 39; here lists are short on purpose
+        index.train(vectors)
+        index.add(vectors)
+        for probes in sorted({max(1, round(lists * share)) for share in np.geomspace(1 / 64, 1 / 2, 21)}):
+            ivf.nprobe = probes
+            found = index.search(samples, 1)[1][:, 0] == truth
+            if found[::2].mean() >= AIM and found[1::2].mean() >= RECALL:
+                recall, told_by = float(found[1::2].mean()), len(found[1::2])
+                return index, SearchSummary(f"{name} nprobe={probes}", k, s, recall, told_by)
     return exact
 
 
