@@ -100,6 +100,7 @@ class Mapl:
             path = open_bundle(Path(folder) / "part.mapl").model_path
             self.size_bytes = path.stat().st_size
             self._engine = FusedEngine(path, threads=1)
+            self._engine.load()  # while its file is there
 
     def infer(self, picture: UInt8Array) -> Reading:
         """See `Contender`."""
