@@ -43,6 +43,7 @@ app = typer.Typer(
     help="From pictures of good parts to PASS/FAIL on a factory camera.",
     epilog="Example: mapl-edge demo --out demo",
 )
+CALIBRATED = ("fp32", "fp16")  # limits are set with fp32, whose scores fp16 gives too; int8 is asked for by name
 people = Console(stderr=True, highlight=False, soft_wrap=True)
 
 JsonFlag = Annotated[bool, typer.Option("--json", help="Print one JSON object on stdout.")]
@@ -316,7 +317,9 @@ def run(
     calibration = opened.calibration
     threads = station.threads if threads is None else threads
     uri = source if source is not None else str(camera) if camera is not None else station.camera.source
-    engine, proof = choose_engine(opened, engine_wanted, threads, signed_by=require_signature, tell=people.print)
+    engine, proof = choose_engine(
+        opened, engine_wanted, threads, precisions=CALIBRATED, signed_by=require_signature, tell=people.print
+    )
     with _stop_on_signals() as stop, engine:
         opened_source = source_from_uri(uri)
         digests = {"bundle": opened.digest, "calibration": opened.calibration_digest}

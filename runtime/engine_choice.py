@@ -12,17 +12,18 @@ import os
 import platform
 import statistics
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from datetime import datetime, timezone
 from functools import partial
 from importlib.metadata import PackageNotFoundError, version
 from importlib.util import find_spec
 from pathlib import Path
+from typing import get_args
 
 from mapl_edge.bundle import ENGINES, Bundle
 from mapl_edge.engine import BaseEngine
-from mapl_edge.engine_record import Backend, EngineFiles, EngineRecord, engine_files, engine_names
+from mapl_edge.engine_record import Backend, EngineFiles, EngineRecord, Precision, engine_files, engine_names
 from mapl_edge.errors import BackendError, BackendUnavailable, BundleError, MaplEdgeError, OutputError, ParityError
 from mapl_edge.files import new_file
 from mapl_edge.parity import require_parity, require_same_preparation
@@ -90,6 +91,7 @@ def choose_engine(
     wanted: str = AUTO,
     threads: int = 0,
     *,
+    precisions: Sequence[str] = get_args(Precision),
     signed_by: Path | None = None,
     tell: Tell = lambda line: None,
     cache: Path | None = None,
@@ -100,6 +102,7 @@ def choose_engine(
         bundle: whose engines.
         wanted: "auto", a library (`openvino`) or one engine's name (`openvino-int8-fused`).
         threads: for one call; 0 lets the library take all cores.
+        precisions: that "auto" may take: those that the limits were set with.
         signed_by: a public key; engines without its owner's signature are left out.
         tell: is told which engines are left out and why.
         cache: folder that keeps proofs; default: see `proof_folder`.
@@ -109,6 +112,8 @@ def choose_engine(
         BackendError: the engine that is wanted is not in the bundle.
     """
     names = [name for name in engine_names(bundle) if wanted in (AUTO, name, name.split("-")[0])]
+    if wanted == AUTO:
+        names = [name for name in names if name.split("-")[1] in precisions]
     if not names:
         raise BackendError(
             f"{bundle.path}: no engine {wanted!r}, found {', '.join(engine_names(bundle))}; "

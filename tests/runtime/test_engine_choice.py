@@ -172,6 +172,17 @@ def test_auto_takes_what_a_benchmark_found_fastest_here(bundle: Bundle, cache: P
     assert proved == [BROKEN, "onnxruntime-fp32-fused"]
 
 
+def test_auto_keeps_to_the_precision_of_the_limits(bundle: Bundle, cache: Path) -> None:
+    """int8 gives other scores than those that the limits were set with."""
+    add(bundle)
+    record_choice(bundle, BROKEN)
+
+    engine, proof = choose_engine(bundle, threads=1, cache=cache, precisions=("fp32", "fp16"))
+    engine.close()
+
+    assert proof.engine == "onnxruntime-fp32-fused"
+
+
 def test_a_choice_of_another_device_is_not_taken(bundle: Bundle, cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Bundles are copied."""
     record_choice(bundle, "onnxruntime-fp32-fused")
