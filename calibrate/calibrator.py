@@ -1,20 +1,31 @@
-"""Calibrate a bundle from pictures of good parts that training never saw."""
+"""Calibrate a bundle from pictures of good parts, and of defects if there are any, that training never saw."""
 
 from __future__ import annotations
 
 import getpass
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from datetime import datetime, timezone
+from pathlib import Path
 
 from mapl_edge.arrays import UInt8Array
 from mapl_edge.bundle import Bundle
-from mapl_edge.calibrate.limits import MIN_NORMALS, NormalLimit, limit_from_normals
-from mapl_edge.calibration import Calibration, Limits, calibration_from_file, write_calibration
+from mapl_edge.calibrate.decision import Decision, Wish, decide
+from mapl_edge.calibrate.limits import MIN_NORMALS, NormalLimit
+from mapl_edge.calibration import Calibration, calibration_from_file, history_from_file, write_calibration
 from mapl_edge.dataset import BadPictures, Sample
 from mapl_edge.engine import Reading
-from mapl_edge.errors import BundleError, DataError
+from mapl_edge.errors import BundleError, ContractMismatch, DataError
 from mapl_edge.files import sha256_of
 from mapl_edge.verdict import utc_text
+
+
+@dataclass(frozen=True, slots=True)
+class Calibrated:
+    """What calibrating did: the decision that calibration.yaml holds now, and how many pictures training had seen."""
+
+    decision: Decision
+    n_left_out: int
 
 
 def calibrate_bundle(
@@ -25,58 +36,132 @@ def calibrate_bundle(
     confidence: float = 0.95,
     bad: BadPictures | None = None,
     progress: Callable[[str, int, int], None] = lambda what, done, total: None,
+    engine: str = "",
 ) -> tuple[NormalLimit, int]:
-    """Score good parts, set the limit, write calibration.yaml.
+    """Score good parts, set the limit, write calibration.yaml; `calibrate_parts` without defects.
+
+    Returns:
+        The limit, and how many pictures were left out because training saw them.
+    """
+    done = calibrate_parts(bundle, samples, (), look, Wish(max_false_reject, confidence), bad, progress, engine)
+    return done.decision.normal, done.n_left_out
+
+
+def calibrate_parts(
+    bundle: Bundle,
+    good: Sequence[Sample],
+    defects: Sequence[Sample],
+    look: Callable[[UInt8Array], Reading],
+    wish: Wish,
+    bad: BadPictures | None = None,
+    progress: Callable[[str, int, int], None] = lambda what, done, total: None,
+    engine: str = "",
+) -> Calibrated:
+    """Score parts, set the limits, write calibration.yaml.
 
     Pictures that training saw are left out: their scores are lower than those of new parts, and a limit from them
     would promise what it cannot keep.
 
     Args:
         bundle: an open bundle; its calibration.yaml is written whole or not at all.
-        samples: good parts.
+        good, defects: parts; there may be no defects.
         look: camera picture, uint8 (H, W, 3) BGR → reading.
-        max_false_reject, confidence: the promise wished for, see `limit_from_normals`.
+        wish: what the limits shall keep.
         bad: what to do with unusable pictures.
         progress: called as progress(what, done, total).
-
-    Returns:
-        The limit, and how many pictures were left out because training saw them.
+        engine: name of the engine that `look` asks.
 
     Raises:
-        DataError: fewer than ten pictures remain; names one that was trained on, if that is why.
+        DataError: a picture is given as good and as defective; fewer than ten good ones remain (names one that was
+            trained on, if that is why); no defect remains; or the scores cannot carry the wish.
     """
     trained_on = set(bundle.manifest.trained_on)
-    digests = {sample.path: sha256_of(sample.path) for sample in samples if sample.path.is_file()}
-    fresh = [sample for sample in samples if digests.get(sample.path) not in trained_on]
-    seen = len(samples) - len(fresh)
+    digests = {sample.path: sha256_of(sample.path) for sample in (*good, *defects) if sample.path.is_file()}
+    _check_labels(good, defects, digests)
+    fresh = [sample for sample in good if digests.get(sample.path) not in trained_on]
+    fresh_defects = [sample for sample in defects if digests.get(sample.path) not in trained_on]
+    seen = len(good) - len(fresh)
     if seen and len(fresh) < MIN_NORMALS:
-        example = next(sample.path for sample in samples if sample not in fresh)
+        example = next(sample.path for sample in good if sample not in fresh)
         raise DataError(
-            f"training saw {seen} of these {len(samples)} pictures (such as {example}), {len(fresh)} remain, "
+            f"training saw {seen} of these {len(good)} pictures (such as {example}), {len(fresh)} remain, "
             f"expected at least {MIN_NORMALS}; give pictures of good parts that were not trained on"
         )
-    scores, used = [], []
-    for done, (sample, image) in enumerate((bad or BadPictures()).read(fresh), start=1):
-        scores.append(look(image).score)
-        used.append(sample)
-        progress("scoring good parts", done, len(fresh))
-    limit = limit_from_normals(scores, max_false_reject, confidence)
+    if defects and not fresh_defects:
+        raise DataError(f"training saw all {len(defects)} defective pictures (such as {defects[0].path}); give others")
+    bad = bad or BadPictures()
+    scores: dict[Sample, float] = {}
+    for what, some in (("scoring good parts", fresh), ("scoring defects", fresh_defects)):
+        for done, (sample, image) in enumerate(bad.read(some), start=1):
+            scores[sample] = look(image).score
+            progress(what, done, len(some))
+    used, used_defects = ([sample for sample in some if sample in scores] for some in (fresh, fresh_defects))
+    decision = decide([scores[s] for s in used], [scores[s] for s in used_defects], wish)
     write_calibration(
         Calibration(
             version=_previous_version(bundle) + 1,
             created_at=utc_text(datetime.now(timezone.utc)),
             created_by=_user(),
             model_digest=bundle.digest,
-            limits=Limits(fail=limit.limit),
-            promise=limit.promise,
+            limits=decision.limits,
+            promise=decision.promise,
+            rule=decision.rule,
+            review_promise=None if decision.review is None else decision.review.promise,
+            misses=decision.misses,
             pictures={sample.name: digests[sample.path] for sample in used},
+            defects={sample.name: digests[sample.path] for sample in used_defects},
+            scores=tuple(float(scores[sample]) for sample in used),
+            engine=engine,
         ),
         bundle.calibration_path,
     )
-    return limit, seen
+    return Calibrated(decision, len(good) + len(defects) - len(fresh) - len(fresh_defects))
+
+
+def roll_back(bundle: Bundle, version: int) -> Calibration:
+    """Put an earlier version in force again, as a new version; the history keeps all.
+
+    Raises:
+        BundleError: there is no such version, it is in force, or the file cannot be read.
+        ContractMismatch: it was made for another bundle.
+    """
+    path, history = bundle.calibration_path, bundle.calibration_history
+    wanted = next((one for one in reversed(history) if one.version == version), None)
+    versions = ", ".join(str(one.version) for one in history)
+    if wanted is None:
+        raise BundleError(f"{path}: no version {version}, found {versions}; see mapl-edge calibrate --show")
+    if wanted is history[-1]:
+        raise BundleError(f"{path}: version {version} is in force already; found {versions}")
+    if wanted.model_digest != bundle.digest:
+        raise ContractMismatch(
+            f"{path}: version {version} was made for bundle {wanted.model_digest[:12]}, this one is "
+            f"{bundle.digest[:12]}; choose another version or calibrate again"
+        )
+    again = wanted.model_copy(
+        update={
+            "version": max(one.version for one in history) + 1,
+            "created_at": utc_text(datetime.now(timezone.utc)),
+            "created_by": _user(),
+            "note": f"rollback to version {version}",
+        }
+    )
+    write_calibration(again, path)
+    return again
+
+
+def _check_labels(good: Sequence[Sample], defects: Sequence[Sample], digests: dict[Path, str]) -> None:
+    by_digest = {digests[sample.path]: sample.path for sample in good if sample.path in digests}
+    for sample in defects:
+        twin = by_digest.get(digests.get(sample.path, ""))
+        if twin is not None:
+            raise DataError(f"{sample.path} is given as defective, but as a good part too ({twin}); mend one of them")
 
 
 def _previous_version(bundle: Bundle) -> int:
+    try:
+        return max(one.version for one in history_from_file(bundle.calibration_path))
+    except BundleError:
+        pass
     try:
         return calibration_from_file(bundle.calibration_path).version
     except BundleError:  # none yet, or one that nobody can read: this one replaces it

@@ -10,14 +10,17 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from functools import lru_cache
 
 import numpy as np
 import numpy.typing as npt
 
-from mapl_edge.calibration import Promise
+from mapl_edge.arrays import Float64Array
+from mapl_edge.calibration import Promise, percent
 from mapl_edge.errors import DataError
 
 MIN_NORMALS = 10
+LEAST_SHARE = 1e-9  # nobody has the three billion pictures that less would need
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,6 +34,7 @@ class NormalLimit:
         n_good: how many good scores it rests on.
         n_above: how many of them lie above the limit.
         n_needed: the fewest good scores that could keep the wish at all (none above).
+        n_next: the fewest good scores that would buy something: the wish kept, or one more above a lower limit.
     """
 
     limit: float
@@ -40,6 +44,15 @@ class NormalLimit:
     n_good: int
     n_above: int
     n_needed: int
+    n_next: int
+
+    @property
+    def more(self) -> str:
+        """What more pictures would buy, one line."""
+        what = (
+            "keep" if self.achieved > self.max_false_reject else "let one more lie above a lower limit and still keep"
+        )
+        return f"{self.n_next - self.n_good} more good parts would {what} {percent(self.max_false_reject)}"
 
     @property
     def promise(self) -> Promise:
@@ -61,52 +74,102 @@ def limit_from_normals(scores: npt.ArrayLike, max_false_reject: float = 0.05, co
         confidence: between 0 and 1.
 
     Raises:
-        DataError: fewer than ten scores, one that is no number, or an impossible promise.
+        DataError: fewer than ten scores, one that is no number, all of them equal, or an impossible promise.
     """
-    ordered = np.sort(np.asarray(scores, dtype=np.float64).ravel())
-    n = len(ordered)
-    if not 0 < max_false_reject < 1 or not 0 < confidence < 1:
+    if not LEAST_SHARE <= max_false_reject < 1 or not 0 < confidence < 1:
         raise DataError(
             f"promise of at most {max_false_reject:g} with confidence {confidence:g} is impossible; "
             "expected both between 0 and 1"
         )
-    if n < MIN_NORMALS:
-        raise DataError(f"found {n} good parts to calibrate with, expected at least {MIN_NORMALS}; add pictures")
-    if not np.isfinite(ordered).all():
-        raise DataError(f"{int((~np.isfinite(ordered)).sum())} of {n} scores are not numbers; the model is broken")
-    n_above = 0
-    while n_above + 1 < n and upper_bound(n_above + 1, n, confidence) <= max_false_reject:
-        n_above += 1
+    ordered = checked_scores(scores, "good parts")
+    n = len(ordered)
+    n_above = max(0, most_above(n, max_false_reject, confidence))
+    achieved = upper_bound(n_above, n, confidence)
     return NormalLimit(
         limit=float(ordered[n - 1 - n_above]),
-        achieved=upper_bound(n_above, n, confidence),
+        achieved=achieved,
         max_false_reject=max_false_reject,
         confidence=confidence,
         n_good=n,
         n_above=n_above,
-        n_needed=math.ceil(math.log(1 - confidence) / math.log1p(-max_false_reject)),
+        n_needed=fewest_for(0, max_false_reject, confidence),
+        n_next=fewest_for(n_above + 1 if achieved <= max_false_reject else 0, max_false_reject, confidence),
     )
 
 
+def checked_scores(scores: npt.ArrayLike, what: str) -> Float64Array:
+    """The scores of `what`, ascending.
+
+    Raises:
+        DataError: fewer than ten, one that is no number, or all of them equal.
+    """
+    try:
+        ordered = np.sort(np.asarray(scores, dtype=np.float64).ravel())
+    except (TypeError, ValueError) as exc:
+        raise DataError(f"the scores of {what} are not all numbers ({exc}); expected one number a part") from exc
+    n = len(ordered)
+    if n < MIN_NORMALS:
+        raise DataError(f"found {n} {what} to calibrate with, expected at least {MIN_NORMALS}; add pictures")
+    if not np.isfinite(ordered).all():
+        raise DataError(f"{int((~np.isfinite(ordered)).sum())} of {n} scores are not numbers; the model is broken")
+    if ordered[0] == ordered[-1]:
+        raise DataError(f"all {n} scores of {what} are {ordered[0]:g}; the model sees no difference between parts")
+    return ordered
+
+
+@lru_cache(maxsize=1024)
+def most_above(n: int, share: float, confidence: float) -> int:
+    """The most of n scores that may lie above a limit whose bound is still at most `share`; -1: not even none."""
+    # upper_bound(r) <= share exactly when P(Binomial(n, share) <= r) <= 1 - confidence, so one sum finds r
+    total, r = 0.0, -1
+    while r + 1 < n:
+        total += math.exp(_log_choose(n, r + 1) + (r + 1) * math.log(share) + (n - r - 1) * math.log1p(-share))
+        if total > 1 - confidence:
+            break
+        r += 1
+    while r >= 0 and upper_bound(r, n, confidence) > share:  # the last bit of the sum
+        r -= 1
+    return r
+
+
+@lru_cache(maxsize=1024)
+def fewest_for(events: int, share: float, confidence: float) -> int:
+    """The fewest trials with which `events` in them still bound a share by `share`."""
+    if events == 0:
+        return math.ceil(math.log(1 - confidence) / math.log1p(-share))
+    low, high = events, 2 * events + 2
+    while upper_bound(events, high, confidence) > share:
+        low, high = high, 2 * high
+    while high - low > 1:
+        middle = (low + high) // 2
+        low, high = (middle, high) if upper_bound(events, middle, confidence) > share else (low, middle)
+    return high
+
+
+@lru_cache(maxsize=1024)
 def upper_bound(events: int, n: int, confidence: float) -> float:
     """One-sided Clopper-Pearson upper bound on a share of which `events` in `n` trials were seen."""
     if events >= n:
         return 1.0
+    if events == 0:
+        return -math.expm1(math.log(1 - confidence) / n)
+    k = np.arange(events + 1)
+    log_choose = np.array([_log_choose(n, i) for i in range(events + 1)])
     low, high = events / n, 1.0
     while True:  # bisection to the last bit: P(Binomial(n, p) <= events) falls as p grows
         middle = (low + high) / 2
         if middle in (low, high):
             return high
-        if _binomial_cdf(events, n, middle) > 1 - confidence:
+        if np.exp(log_choose + k * math.log(middle) + (n - k) * math.log1p(-middle)).sum() > 1 - confidence:
             low = middle
         else:
             high = middle
 
 
-def _binomial_cdf(events: int, n: int, p: float) -> float:
-    log_p, log_q = math.log(p), math.log1p(-p)
-    log_n = math.lgamma(n + 1)
-    return math.fsum(
-        math.exp(log_n - math.lgamma(k + 1) - math.lgamma(n - k + 1) + k * log_p + (n - k) * log_q)
-        for k in range(events + 1)
-    )
+def lower_bound(events: int, n: int, confidence: float) -> float:
+    """One-sided Clopper-Pearson lower bound."""
+    return 1 - upper_bound(n - events, n, confidence)
+
+
+def _log_choose(n: int, k: int) -> float:
+    return math.lgamma(n + 1) - math.lgamma(k + 1) - math.lgamma(n - k + 1)

@@ -32,7 +32,7 @@ import numpy as np
 from pydantic import BaseModel, ConfigDict, ValidationError, field_validator
 
 from mapl_edge.arrays import BoolArray, FloatArray, UInt8Array
-from mapl_edge.calibration import Calibration, calibration_from_file
+from mapl_edge.calibration import Calibration, calibration_from_file, history_from_file
 from mapl_edge.contract import InputContract
 from mapl_edge.errors import BundleError, ContractMismatch, Uncalibrated
 from mapl_edge.files import sha256_of
@@ -176,6 +176,16 @@ class Bundle:
                 f"{self.digest[:12]}; run: mapl-edge calibrate {self.path} --good FOLDER_OF_GOOD_PARTS"
             )
         return calibration
+
+    @property
+    def calibration_history(self) -> tuple[Calibration, ...]:
+        """Every calibration that this folder had, oldest first; earlier ones may be of another bundle.
+
+        Raises:
+            Uncalibrated, ContractMismatch: as `calibration`.
+        """
+        _ = self.calibration
+        return history_from_file(self.calibration_path)
 
     @property
     def calibration_digest(self) -> str:

@@ -1,7 +1,12 @@
-"""Calibration: the thresholds of one bundle and what they promise. It lies beside the model, never in it."""
+"""Calibration: the thresholds of one bundle and what they promise. It lies beside the model, never in it.
+
+calibration.yaml is a YAML stream. Its first document is in force; behind it lie the earlier ones, newest first, as they
+were written, byte for byte. So nothing is ever taken out of the history, and a station reads only the first.
+"""
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Annotated
 
@@ -11,7 +16,8 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 from mapl_edge.errors import BundleError
 from mapl_edge.files import new_file
 
-CALIBRATION_SCHEMA = 1
+CALIBRATION_SCHEMA = 2
+HEADER = "# Thresholds of this bundle, written by `mapl-edge calibrate`. The first document is in force.\n"
 
 
 class Limits(BaseModel):
@@ -46,20 +52,45 @@ class Promise(BaseModel):
 
     def __str__(self) -> str:
         kept = (
-            f"with {self.n_good} good parts and {self.n_above} above the limit, at most {self.achieved:.1%} of good "
-            f"parts are rejected ({self.confidence:.0%} confidence)"
+            f"with {self.n_good} good parts and {self.n_above} above the limit, at most {percent(self.achieved)} of "
+            f"good parts are rejected ({100 * self.confidence:g}% confidence)"
         )
         if self.achieved <= self.max_false_reject:
             return kept
-        return f"{kept}; for {self.max_false_reject:.1%} you need {self.n_needed}"
+        more = self.n_needed - self.n_good
+        return f"{kept}; for {percent(self.max_false_reject)} you need {self.n_needed} ({more} more)"
+
+
+class Misses(BaseModel):
+    """Defective parts that pass: `n_missed` of `n_bad`, at most the share `bound` with `confidence`."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    n_bad: int
+    n_missed: int
+    bound: float
+    confidence: float
+
+    def __str__(self) -> str:
+        return (
+            f"{self.n_missed} of {self.n_bad} defects pass, at most {percent(self.bound)} of such defects "
+            f"({100 * self.confidence:g}% confidence)"
+        )
 
 
 class Calibration(BaseModel):
     """What calibration.yaml holds.
 
     Attributes:
+        rule: how the fail limit was chosen: promise (from good parts alone), f1, recall or cost.
+        review_promise: what the review limit promises: the share of good parts that do not PASS.
+        misses: what the fail limit does to defects; None where no defects were given.
         model_digest: digest of the bundle that the limits belong to.
-        pictures: SHA-256 of each picture file that the limits came from, by name.
+        pictures: SHA-256 of each picture file of a good part that the limits came from, by name.
+        defects: the same of defective parts.
+        scores: raw scores of the good parts, in the order of `pictures`; empty in files of schema 1.
+        engine: name of the engine that gave the scores, such as onnxruntime-fp32-fused; empty where nobody said.
+        note: why there is this version, where it does not come from pictures of its own.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -71,24 +102,68 @@ class Calibration(BaseModel):
     model_digest: str
     limits: Limits
     promise: Promise
+    rule: str = "promise"
+    review_promise: Promise | None = None
+    misses: Misses | None = None
     pictures: dict[str, str]
+    defects: dict[str, str] = {}
+    scores: tuple[Annotated[float, Field(allow_inf_nan=False)], ...] = ()
+    engine: str = ""
+    note: str = ""
+
+    def note_on(self, engine: str) -> str | None:
+        """What people should know where another engine runs than the one calibrated with; None: nothing."""
+        if not self.engine or self.engine == engine or _precision(self.engine) == _precision(engine):
+            return None
+        return (
+            f"the limits were calibrated with {self.engine}, {engine} runs: scores of another precision differ a "
+            f"little; to be exact, calibrate with --engine {engine}"
+        )
+
+
+def _precision(engine: str) -> str:
+    """fp32 of onnxruntime-fp32-fused."""
+    return engine.partition("-")[2].partition("-")[0]
+
+
+def percent(share: float) -> str:
+    """A share for people: 4.9%, and 0.05% rather than 0.1%."""
+    return f"{share:.1%}" if share >= 0.001 else f"{100 * share:.2g}%"
 
 
 def calibration_from_file(path: Path) -> Calibration:
-    """Read calibration.yaml.
+    """Read what is in force in calibration.yaml.
 
     Raises:
         BundleError: it is not YAML, of a newer schema, or a value is wrong.
     """
+    return next(_documents(path))
+
+
+def history_from_file(path: Path) -> tuple[Calibration, ...]:
+    """Every calibration that was ever in force, oldest first; the last one is.
+
+    Raises:
+        BundleError: as `calibration_from_file`, also where an older one cannot be read.
+    """
+    return tuple(_documents(path))[::-1]
+
+
+def _documents(path: Path) -> Iterator[Calibration]:
+    """Read one after the other, each only when it is asked for: a history does not slow a station's start."""
     try:
-        content = yaml.safe_load(path.read_text(encoding="utf-8"))
-        newer = isinstance(content, dict) and int(content.get("schema_version", 0)) > CALIBRATION_SCHEMA
-        if newer:
-            raise BundleError(
-                f"{path}: schema {content['schema_version']} is newer than this version reads ({CALIBRATION_SCHEMA}); "
-                "update mapl-edge, or calibrate again"
-            )
-        return Calibration.model_validate(content)
+        found = False
+        for content in yaml.safe_load_all(path.read_text(encoding="utf-8")):
+            found = True
+            newer = isinstance(content, dict) and int(content.get("schema_version", 0)) > CALIBRATION_SCHEMA
+            if newer:
+                raise BundleError(
+                    f"{path}: schema {content['schema_version']} is newer than this version reads "
+                    f"({CALIBRATION_SCHEMA}); update mapl-edge, or calibrate again"
+                )
+            yield Calibration.model_validate(content)
+        if not found:
+            raise ValueError("it is empty")
     except ValidationError as exc:
         error = exc.errors()[0]
         where = ".".join(str(part) for part in error["loc"]) or "the document"
@@ -99,7 +174,18 @@ def calibration_from_file(path: Path) -> Calibration:
 
 
 def write_calibration(calibration: Calibration, path: Path) -> None:
-    """Write calibration.yaml whole or not at all, replacing the older one."""
-    text = yaml.safe_dump(calibration.model_dump(mode="json"), sort_keys=False, allow_unicode=True)
+    """Put a calibration in force, before those that are in calibration.yaml already; whole or not at all.
+
+    A file whose first document nobody can read is replaced.
+    """
+    content = calibration.model_dump(mode="json") | {"schema_version": CALIBRATION_SCHEMA}
+    text = HEADER + yaml.safe_dump(content, sort_keys=False, allow_unicode=True)
+    try:
+        calibration_from_file(path)
+        older = path.read_text(encoding="utf-8")
+    except BundleError:
+        older = ""
+    if older:
+        older = older if older.startswith("---") else f"---\n{older}"
     with new_file(path, overwrite=True) as work:
-        work.write_text("# Thresholds of this bundle, written by `mapl-edge calibrate`.\n" + text, encoding="utf-8")
+        work.write_text(text + older, encoding="utf-8")

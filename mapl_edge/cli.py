@@ -8,33 +8,40 @@ import signal
 import sys
 import threading
 import uuid
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from functools import partial
 from pathlib import Path
-from typing import Annotated, Any, Literal, get_args
+from typing import TYPE_CHECKING, Annotated, Any, Literal, get_args
 
 import typer
 from rich.console import Console
+from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
-from rich.table import Table
+from rich.table import Column, Table
 
 from mapl_edge import __version__
 from mapl_edge.bundle import MANIFEST, MODEL_JSON, Bundle, open_bundle
+from mapl_edge.clock import SystemClock
 from mapl_edge.config import MAX_THREADS, STATION_FILE, StationConfig, TrainConfig, config_from_dict, config_from_yaml
-from mapl_edge.engine import Engine
+from mapl_edge.engine import BaseEngine, Engine
 from mapl_edge.engine_record import Backend, Graph, Precision, engine_names
 from mapl_edge.errors import (
     BackendUnavailable,
     BundleError,
     ConfigError,
+    DataError,
     MaplEdgeError,
     OutputError,
     TrainingError,
     Uncalibrated,
 )
 from mapl_edge.files import check_absent, new_folder, write_stdout
+from mapl_edge.verdict import Outcome, Policy, utc_text
+
+if TYPE_CHECKING:  # runtime loads engines' libraries; commands import it when they need it
+    from mapl_edge.runtime import Inspector, Inspects, OpenEngine
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -45,6 +52,7 @@ app = typer.Typer(
 )
 CALIBRATED = ("fp32", "fp16")  # limits are set with fp32, whose scores fp16 gives too; int8 is asked for by name
 people = Console(stderr=True, highlight=False, soft_wrap=True)
+WIDE = 240  # columns of a table that goes to a file or pipe
 
 JsonFlag = Annotated[bool, typer.Option("--json", help="Print one JSON object on stdout.")]
 EngineOption = Annotated[
@@ -193,52 +201,85 @@ def export(
 
 @app.command(epilog="Example: mapl-edge calibrate bottle.mapl --good data/bottle/train/good")
 def calibrate(
-    bundle: Annotated[Path, typer.Argument(help="Bundle to set the limit of.")],
-    good: Annotated[Path, typer.Option(help="Good parts; those that training saw are left out.")],
+    bundle: Annotated[Path | None, typer.Argument(help="Bundle to set the limits of; none with --scores.")] = None,
+    good: Annotated[Path | None, typer.Option(help="Good parts; those that training saw are left out.")] = None,
+    bad: Annotated[Path | None, typer.Option(help="Defective parts, to tell what the limit misses.")] = None,
+    scores: Annotated[
+        Path | None,
+        typer.Option(help="CSV with scores from elsewhere: one number a line, or columns score and label."),
+    ] = None,
     max_false_reject: Annotated[float, typer.Option(help="Share of good parts that may be rejected.")] = 0.05,
-    confidence: Annotated[float, typer.Option(help="Confidence of that promise.")] = 0.95,
+    confidence: Annotated[float, typer.Option(help="Confidence of that promise, and of all intervals.")] = 0.95,
+    review_false_reject: Annotated[
+        float | None, typer.Option(help="Share of good parts that may get REVIEW or FAIL; sets the review limit.")
+    ] = None,
+    f1_max: Annotated[bool, typer.Option("--f1-max", help="Set the limit by F1-max; needs defects.")] = False,
+    target_recall: Annotated[
+        float | None, typer.Option(help="Set the limit so that this share of defects is found; needs defects.")
+    ] = None,
+    cost_miss: Annotated[float | None, typer.Option(help="Set the limit by cost: of one missed defect.")] = None,
+    cost_false_reject: Annotated[float | None, typer.Option(help="And of one good part rejected.")] = None,
+    defect_rate: Annotated[
+        float | None, typer.Option(help="Share of defects on the line, for the cost; default: as among these parts.")
+    ] = None,
+    plot: Annotated[
+        Path | None, typer.Option(help="PNG of the trade-off; default with --bad: beside the bundle.")
+    ] = None,
+    show: Annotated[bool, typer.Option("--show", help="Show every version of the limits; change nothing.")] = False,
+    rollback: Annotated[int | None, typer.Option(help="Put this version in force again, as a new one.")] = None,
+    what_if: Annotated[
+        str | None,
+        typer.Option(help="Limits to try on the parts of --over, such as fail=2.5,review=2; writes nothing."),
+    ] = None,
+    over: Annotated[Path | None, typer.Option(help="Folder of pictures, or a file of verdicts that run wrote.")] = None,
     engine_wanted: EngineOption = "onnxruntime-fp32-fused",
     threads: Annotated[int, typer.Option(help="Threads for the engine; 0: all cores.", min=0, max=MAX_THREADS)] = 0,
     skip_bad: SkipBad = False,
     as_json: JsonFlag = False,
 ) -> None:
-    """Set the limit from good parts, with a promise."""
-    from mapl_edge.calibrate import calibrate_bundle
-    from mapl_edge.dataset import BadPictures, good_samples
+    """Set the limits from good parts, and from defects if there are any, with a promise."""
+    from mapl_edge.calibrate import Wish, calibrate_parts, decide, scores_from_csv
+    from mapl_edge.calibrate.plot import check_plot
+    from mapl_edge.dataset import BadPictures, bad_samples, check_good_by_name, good_samples
     from mapl_edge.runtime.engine_choice import choose_engine
     from mapl_edge.runtime.inspector import look
 
+    if show or rollback is not None or what_if is not None or over is not None:
+        alone = [show, rollback is not None, what_if is not None or over is not None].count(True) == 1
+        if bundle is None or not alone or (what_if is None) != (over is None) or good or bad or scores:
+            raise typer.BadParameter("give a bundle and either --show, --rollback N, or --what-if LIMITS --over PATH")
+        if what_if is not None and over is not None:
+            return _what_if(bundle, what_if, over, engine_wanted, threads, skip_bad, as_json)
+        return _history(bundle, rollback, as_json)
+    rule, costs = _rule(f1_max, target_recall, cost_miss, cost_false_reject, defect_rate)
+    wish = Wish(max_false_reject, confidence, review_false_reject, rule, target_recall, costs)
+    if plot is not None:
+        check_plot(plot)
+    if scores is not None:
+        if bundle is not None or good is not None or bad is not None:
+            raise typer.BadParameter("--scores stands alone: give no bundle, no --good and no --bad with it")
+        found = scores_from_csv(scores)
+        decision = decide(found.good, found.bad, wish)
+        _tell_decision(scores, decision, plot)
+        people.print(decision.normal.more)
+        return _print_json(as_json, {"scores": str(scores), **decision.as_json(), "n_bad": len(found.bad)})
+    if bundle is None or good is None:
+        raise typer.BadParameter("give a bundle and --good, a folder of good parts; or --scores, a CSV file")
     opened = _opened(bundle)
-    bad = BadPictures(skip_bad)
-    engine, _ = choose_engine(opened, engine_wanted, threads, tell=people.print)
+    check_good_by_name(good)
+    parts = good_samples(good), bad_samples(bad) if bad is not None else []
+    unusable = BadPictures(skip_bad)
+    engine, proof = choose_engine(opened, engine_wanted, threads, tell=people.print)
     with engine, _bars() as progress:
-        limit, seen = calibrate_bundle(
-            opened,
-            good_samples(good),
-            partial(look, engine, opened.contract),
-            max_false_reject,
-            confidence,
-            bad,
-            progress,
+        done = calibrate_parts(
+            opened, *parts, partial(look, engine, opened.contract), wish, unusable, progress, proof.engine
         )
-    _tell_skipped(bad.errors)
-    if seen:
-        people.print(f"left out {seen} pictures that training saw")
-    people.print(f"{bundle}: limit {limit.limit:.6g}: {limit}")
-    _print_json(
-        as_json,
-        {
-            "bundle": str(bundle),
-            "limit": limit.limit,
-            "achieved": limit.achieved,
-            "max_false_reject": max_false_reject,
-            "confidence": confidence,
-            "n_good": limit.n_good,
-            "n_above": limit.n_above,
-            "n_needed": limit.n_needed,
-            "n_left_out": seen,
-        },
-    )
+    _tell_skipped(unusable.errors)
+    if done.n_left_out:
+        people.print(f"left out {done.n_left_out} pictures that training saw")
+    beside = bundle.resolve().with_suffix(".tradeoff.png") if bad is not None else None
+    _tell_decision(bundle, done.decision, plot or beside, required=plot is not None)
+    return _print_json(as_json, {"bundle": str(bundle), **done.decision.as_json(), "n_left_out": done.n_left_out})
 
 
 @app.command(epilog="Example: mapl-edge evaluate bottle.mapl data/bottle --json")
@@ -280,17 +321,25 @@ def evaluate(
     _print_json(as_json, figures)
 
 
-@app.command(epilog="Example: mapl-edge run bottle.mapl --source data/bottle/test --out verdicts.jsonl")
+@app.command(epilog="Example: mapl-edge run bottle.mapl --source data/bottle/test --out verdicts.jsonl --budget-ms 200")
 def run(
     bundle: Annotated[
         Path | None, typer.Argument(help="Bundle; default: the one in station.yaml, or the only *.mapl here.")
     ] = None,
     camera: Annotated[int | None, typer.Option(help="USB camera by index.", min=0)] = None,
-    source: Annotated[str | None, typer.Option(help="A folder, a video, or line: for the synthetic line.")] = None,
+    source: Annotated[
+        str | None, typer.Option(help="rtsp://, http://, v4l2:, genicam:, a folder, a video, or line:.")
+    ] = None,
     out: Annotated[
         Path | None, typer.Option(help="File for the verdicts, one JSON object a line; default: stdout.")
     ] = None,
+    store: Annotated[
+        Path | None, typer.Option(help="Folder that keeps every verdict, and the pictures of rejects.")
+    ] = None,
     max_frames: Annotated[int | None, typer.Option(help="Stop after so many verdicts.", min=1)] = None,
+    budget_ms: Annotated[
+        float | None, typer.Option(help="From capture to verdict; a part that takes longer is LATE.", min=0.001)
+    ] = None,
     engine_wanted: EngineOption = "auto",
     threads: Annotated[
         int | None, typer.Option(help="Threads for the engine; 0: all cores.", min=0, max=MAX_THREADS)
@@ -301,7 +350,20 @@ def run(
     config: Annotated[Path | None, typer.Option(help="Station file; default: station.yaml, if it is here.")] = None,
 ) -> None:
     """Inspect a stream: one verdict per part, until the source ends or Ctrl-C."""
-    from mapl_edge.runtime import Inspector, JsonLines, StdoutLines, choose_engine, source_from_uri
+    from mapl_edge.runtime import (
+        Drop,
+        Inspector,
+        JsonLines,
+        RunIdentity,
+        Sink,
+        StdoutLines,
+        Store,
+        SystemdSink,
+        choose_engine,
+        open_store,
+        source_from_uri,
+        standby_engines,
+    )
     from mapl_edge.runtime import run as run_loop
 
     if camera is not None and source is not None:
@@ -317,21 +379,127 @@ def run(
     calibration = opened.calibration
     threads = station.threads if threads is None else threads
     uri = source if source is not None else str(camera) if camera is not None else station.camera.source
-    engine, proof = choose_engine(
-        opened, engine_wanted, threads, precisions=CALIBRATED, signed_by=require_signature, tell=people.print
+    taken: dict[str, Any] = {"precisions": CALIBRATED, "signed_by": require_signature}
+    engine, proof = choose_engine(opened, engine_wanted, threads, tell=people.print, **taken)
+    budget_ms = station.budget_ms if budget_ms is None else budget_ms
+    policy = Policy(station.on_late, station.on_error)
+    inspector_of = partial(
+        Inspector, contract=opened.contract, limits=calibration.limits, policy=policy, normals=calibration.scores
     )
-    with _stop_on_signals() as stop, engine:
-        opened_source = source_from_uri(uri)
+    standby = partial(standby_engines, opened, engine, proof.engine, engine_wanted, threads, **taken)
+    with _stop_on_signals() as stop, _inspects(engine, standby, inspector_of, station, budget_ms) as inspector:
+        opened_source = source_from_uri(uri, limits=station.camera, tell=partial(people.print, markup=False))
         digests = {"bundle": opened.digest, "calibration": opened.calibration_digest}
         shared = {"run": uuid.uuid4().hex[:12], "camera": station.camera.name, **digests}
         target = out or station.out
-        sink = StdoutLines(shared) if target is None else JsonLines(target, shared, append=out is None)
+        sinks: list[Sink] = [StdoutLines(shared) if target is None else JsonLines(target, shared, append=out is None)]
+        keep = store or station.store.folder
+        if keep is not None:
+            identity = RunIdentity(
+                shared["run"], station.camera.name, **digests, engine=engine.name, limits=calibration.limits
+            )
+            sinks.append(open_store(keep, identity, station.store))
         people.print(f"{engine.name}, {proof.ms:.1f} ms a frame")
         people.print(f"limit {calibration.limits.fail:.6g}: {calibration.promise}")
-        inspector = Inspector(engine, opened.contract, calibration.limits)
-        summary = run_loop(opened_source, inspector, [sink], stop, max_frames)
+        if note := calibration.note_on(proof.engine):
+            people.print(note)
+        fps = station.camera.fps if uri == station.camera.source and station.camera.fps else None
+        _tell_time(engine.name, proof.ms, budget_ms, fps or getattr(opened_source, "fps", None))
+        summary = run_loop(opened_source, inspector, [*sinks, SystemdSink()], stop, max_frames)
     counts = ", ".join(f"{n} {outcome.value}" for outcome, n in sorted(summary.verdicts.items()))
-    people.print(f"{summary.frames} parts: {counts or 'none'}; {summary.dropped} frames dropped for newer ones")
+    told = f"{summary.frames} parts: {counts or 'none'}; {summary.drops[Drop.NEWER]} frames dropped for newer ones"
+    told += f", {summary.drops[Drop.STOPPED]} at the end" if summary.drops[Drop.STOPPED] else ""
+    people.print(told + (f"; {summary.late_results} results came late" if summary.late_results else ""))
+    for sink in sinks:
+        if isinstance(sink, Store):
+            people.print(f"{keep}: {sink.ledger()}; {sink.dropped_pictures} pictures dropped", markup=False)
+
+
+StoreFolder = Annotated[Path | None, typer.Argument(help="Store folder; default: the one in station.yaml.")]
+VerdictOption = Annotated[str | None, typer.Option(help="Only these: pass, review, fail, late, error.")]
+SinceOption = Annotated[str | None, typer.Option(help="From then on: 2026-11-22T06:00 (UTC), or 30m, 8h, 7d ago.")]
+CameraNameOption = Annotated[str | None, typer.Option(help="Only of the camera of this name.")]
+LinesFlag = Annotated[bool, typer.Option("--json", help="Print one JSON object a line on stdout.")]
+
+
+@app.command(epilog="Example: mapl-edge history store --verdict fail --since 8h")
+def history(
+    store: StoreFolder = None,
+    last: Annotated[
+        int | None, typer.Option(help="So many of the newest (default 50; with --export all).", min=1)
+    ] = None,
+    verdict: VerdictOption = None,
+    since: SinceOption = None,
+    camera: CameraNameOption = None,
+    export: Annotated[Path | None, typer.Option(help="Write them to a new .csv or .parquet file instead.")] = None,
+    as_json: LinesFlag = False,
+) -> None:
+    """Show the verdicts that a store holds, newest last; the station may go on meanwhile."""
+    from mapl_edge.runtime.history import open_history, write_table
+
+    folder = _store_folder(store)
+    wanted = _wanted(last if last is not None or export is not None else 50, verdict, since, camera)
+    with open_history(folder) as opened:
+        entries = opened.entries(wanted)
+        if export is not None:
+            people.print(f"{export}: {write_table(entries, export)} verdicts", markup=False)
+        elif as_json:
+            for entry in entries:
+                _print_json(True, entry.as_json())
+        else:
+            columns = ("captured at", "camera", "seq", "picture", "verdict", "score", "limit", "ms", "kept", "error")
+            table = _verdict_table(folder, columns)
+            for entry in entries:
+                table.add_row(
+                    *(utc_text(entry.captured_at), entry.camera, str(entry.seq), escape(entry.picture)),
+                    *(entry.verdict.value, _shown(entry.score, ".6g"), _shown(entry.threshold, ".6g")),
+                    *(_shown(entry.latency_ms, ".1f"), "yes" if entry.stored_picture else "-"),
+                    escape(entry.error or ""),
+                )
+            _print_wide(table)
+            for account in opened.alarms():
+                people.print(f"ALARM, the account does not balance: {account}", markup=False)
+
+
+@app.command(epilog="Example: mapl-edge replay store --bundle other.mapl")
+def replay(
+    store: StoreFolder = None,
+    bundle: Annotated[Path | None, typer.Option(help="Bundle to score the stored pictures with.")] = None,
+    last: Annotated[int | None, typer.Option(help="So many of the newest pictures (default: all).", min=1)] = None,
+    verdict: VerdictOption = None,
+    since: SinceOption = None,
+    camera: CameraNameOption = None,
+    engine_wanted: EngineOption = "auto",
+    threads: Annotated[int, typer.Option(help="Threads for the engine; 0: all cores.", min=0, max=MAX_THREADS)] = 0,
+    as_json: LinesFlag = False,
+) -> None:
+    """Score the stored pictures with another bundle or calibration, and list the verdicts that flip."""
+    from mapl_edge.runtime.engine_choice import choose_engine
+    from mapl_edge.runtime.history import open_history
+    from mapl_edge.runtime.replay import replay as replay_pictures
+
+    folder = _store_folder(store)
+    wanted = replace(_wanted(last, verdict, since, camera), with_picture=True)
+    opened = _opened(bundle or _station(None).bundle or _only_bundle_here())
+    limits = opened.calibration.limits
+    with open_history(folder) as past:
+        engine, _ = choose_engine(opened, engine_wanted, threads, tell=people.print)
+        with engine, _bars() as progress:
+            judged = list(replay_pictures(past, wanted, engine, opened.contract, limits, progress))
+    flips = [each for each in judged if each.flips]
+    columns = ("captured at", "camera", "seq", "picture", "was", "is", "score was", "score is")
+    table = _verdict_table(folder, columns)
+    for each in flips:
+        entry = each.entry
+        table.add_row(
+            *(utc_text(entry.captured_at), entry.camera, str(entry.seq), escape(entry.picture)),
+            *(entry.verdict.value, each.verdict.value, _shown(entry.score, ".6g"), _shown(each.score, ".6g")),
+        )
+    for each in judged if as_json else []:
+        _print_json(True, each.as_json())
+    if flips and not as_json:
+        _print_wide(table)
+    people.print(f"{len(flips)} of {len(judged)} stored pictures get another verdict from {opened.path}", markup=False)
 
 
 @app.command(epilog="Example: mapl-edge bench bottle.mapl --data data/bottle")
@@ -435,6 +603,48 @@ def inspect(
     )
 
 
+@app.command(epilog="Example: mapl-edge line --serve mjpeg --port 8080 --faults drop:0.01,unplug:100-150")
+def line(
+    serve: Annotated[Literal["mjpeg", "folder"], typer.Option(help="As an HTTP camera, or as pictures in --out.")],
+    port: Annotated[int, typer.Option(help="Port of the HTTP camera.", min=0, max=65535)] = 8080,
+    host: Annotated[str, typer.Option(help="Address to listen at; 0.0.0.0: reachable from other machines.")] = (
+        "127.0.0.1"
+    ),
+    out: Annotated[Path | None, typer.Option(help="Folder for the pictures.")] = None,
+    faults: Annotated[str, typer.Option(help="What goes wrong, such as drop:0.01,freeze:50-80,slow:0.02.")] = "",
+    parts: Annotated[int | None, typer.Option(help="Stop after so many parts (a folder: 200).", min=1)] = None,
+    fps: Annotated[float, typer.Option(help="Parts per second.", min=0.01, max=1000)] = 10.0,
+    seed: Annotated[int, typer.Option(help="Of parts and faults.", min=0)] = 0,
+    defects: Annotated[float, typer.Option(help="Share of defective parts.", min=0, max=1)] = 0.3,
+    size: Annotated[int, typer.Option(help="Side of the square picture in pixels.", min=64, max=4096)] = 320,
+) -> None:
+    """Serve the synthetic line as a camera, with faults, to rehearse with."""
+    from mapl_edge.testing.faults import Faults
+    from mapl_edge.testing.line import SyntheticLine
+    from mapl_edge.testing.line_server import LineServing, MjpegServer, serve_folder
+
+    try:
+        injected = Faults.from_text(faults, seed)
+    except ValueError as exc:
+        raise ConfigError("--faults", [str(exc)]) from exc
+    if (serve == "folder") != (out is not None):
+        raise typer.BadParameter("--out goes with --serve folder, and --serve folder needs it")
+    serving = LineServing(SyntheticLine(seed, defects, (size, size)), injected, fps)
+    with _stop_on_signals() as stop, _bars() as progress:
+        try:
+            if out is not None:
+                written = serve_folder(serving, out, parts or 200, stop, progress)
+                people.print(f"{out}: {written} pictures")
+                return
+            with MjpegServer(serving, host, port, parts=parts) as server:
+                people.print(f"{server.url}: {fps:g} parts/s, until Ctrl-C")
+                while not stop.wait(0.1) and not server.wait(0):
+                    pass
+        except OSError as exc:
+            where = out or f"{host}:{port}"
+            raise OutputError(f"{where}: {exc.strerror or exc}; choose another --out, --port or --host") from exc
+
+
 @app.command(epilog="Example: mapl-edge demo --out demo")
 def demo(
     out: Annotated[Path, typer.Option(help="Folder for pictures, model, bundle, verdicts and report.")] = Path("demo"),
@@ -508,8 +718,28 @@ def _station(path: Path | None) -> StationConfig:
         return StationConfig()
     path = path or STATION_FILE
     station = config_from_yaml(path, StationConfig)
-    here = {key: path.parent / value for key in ("bundle", "out") if (value := getattr(station, key)) is not None}
+    here: dict[str, Any] = {
+        key: path.parent / value for key in ("bundle", "out") if (value := getattr(station, key)) is not None
+    }
+    if (folder := station.store.folder) is not None:
+        here["store"] = station.store.model_copy(update={"folder": path.parent / folder})
     return station.model_copy(update=here)
+
+
+def _store_folder(named: Path | None) -> Path:
+    folder = named or _station(None).store.folder
+    if folder is None:
+        raise DataError("which store? name its folder, or set store: in station.yaml")
+    return folder
+
+
+def _wanted(last: int | None, verdict: str | None, since: str | None, camera: str | None) -> Any:
+    """What history and replay look for."""
+    from mapl_edge.runtime.history import Wanted, since_from_text
+
+    known = Literal["PASS", "REVIEW", "FAIL", "LATE", "ERROR"]
+    outcome = Outcome(_one_of("verdict", verdict.upper(), known)) if verdict else None
+    return Wanted(last, outcome, since_from_text(since, SystemClock().utc()) if since else None, camera)
 
 
 def _only_bundle_here() -> Path:
@@ -535,11 +765,164 @@ def _engine_of(model: Path, wanted: str, threads: int) -> tuple[Engine, Any, Any
     return TorchEngine(checkpoint.detector), checkpoint.record.config.contract, None
 
 
+@contextmanager
+def _inspects(
+    engine: BaseEngine,
+    standby: Callable[[], Sequence[OpenEngine]],
+    inspector_of: Callable[[Engine], Inspector],
+    station: StationConfig,
+    budget_ms: float | None,
+) -> Iterator[Inspects]:
+    """The plain inspector, or with a budget the one that answers at the deadline; the engine closes behind it."""
+    if budget_ms is None:
+        with engine:
+            yield inspector_of(engine)
+        return
+    from mapl_edge.runtime import DeadlineInspector, Patience
+
+    patience = Patience(
+        stuck_s=station.engine_stuck_s, restarts=station.engine_restarts, window_s=station.restart_window_s
+    )
+    policy = Policy(station.on_late, station.on_error)
+    with DeadlineInspector(standby(), inspector_of, budget_ms, policy, patience) as inspector:
+        yield inspector
+
+
+def _tell_time(name: str, ms: float, budget_ms: float | None, fps: float | None) -> None:
+    """Say before the first part what the engine's measured time means for the budget and the cameras."""
+    if budget_ms is not None:
+        warning = f"; {name} takes {ms:.1f} ms a frame here, so most verdicts will be LATE" if ms > budget_ms else ""
+        people.print(f"{'warning: ' if warning else ''}budget {budget_ms:g} ms from capture to verdict{warning}")
+    if fps is not None:
+        people.print(f"at {fps:g} frames/s a camera, this engine carries {int(1e3 / ms / fps)} cameras")
+
+
 def _opened(path: Path) -> Bundle:
     bundle = open_bundle(path)
     for note in bundle.notes:
         people.print(note)
     return bundle
+
+
+def _history(path: Path, rollback: int | None, as_json: bool) -> None:
+    from mapl_edge.calibrate import roll_back
+
+    if rollback is not None:
+        now = roll_back(_opened(path), rollback)
+        people.print(f"{path}: version {now.version} is in force, limit {now.limits.fail:.6g} ({now.note})")
+    history = open_bundle(path).calibration_history
+    table = Table("version", "when", "by", "fail", "review", "promise", "from", title=f"{path}: the last is in force")
+    for one in history:
+        pictures = f"{len(one.pictures)} good, {len(one.defects)} defective"
+        table.add_row(
+            f"{one.version}",
+            one.created_at,
+            one.created_by,
+            f"{one.limits.fail:.6g}",
+            _shown(one.limits.review, ".6g"),
+            f"{one.rule}: {one.promise}",
+            f"{pictures}{'; ' if one.note else ''}{one.note}",
+        )
+    people.print(table, soft_wrap=False)
+    _print_json(as_json, {"bundle": str(path), "history": [one.model_dump(mode="json") for one in history]})
+
+
+def _what_if(
+    path: Path, text: str, over: Path, engine_wanted: str, threads: int, skip_bad: bool, as_json: bool
+) -> None:
+    from mapl_edge.calibrate import Judged, limits_from_text, stored_verdicts, what_if
+
+    opened = _opened(path)
+    now = opened.calibration.limits
+    limits = limits_from_text(text, now)
+    if over.is_dir():
+        from mapl_edge.dataset import BadPictures, folder_samples
+        from mapl_edge.judge import judge
+        from mapl_edge.runtime.engine_choice import choose_engine
+        from mapl_edge.runtime.inspector import look
+
+        samples, unusable, parts = folder_samples(over), BadPictures(skip_bad), []
+        engine, _ = choose_engine(opened, engine_wanted, threads, tell=people.print)
+        with engine, _bars() as progress:
+            for done, (sample, image) in enumerate(unusable.read(samples), start=1):
+                reading = look(engine, opened.contract, image)
+                parts.append(Judged(sample.name, reading.score, judge(reading, now)))
+                progress("scoring parts", done, len(samples))
+        _tell_skipped(unusable.errors)
+        result = what_if(parts, limits)
+    else:
+        result = what_if(stored_verdicts(over, opened), limits)
+    if result.flips:  # in one go: rich takes longer for ten thousand lines than judging does
+        people.out("\n".join(map(str, result.flips)), highlight=False)
+    counts = [
+        ", ".join(f"{n} {outcome.value}" for outcome, n in sorted(count.items())) or "none"
+        for count in (result.before, result.after)
+    ]
+    people.print(
+        f"{len(result.flips)} of {result.before.total()} verdicts would flip: {counts[0]} -> {counts[1]}; "
+        f"{result.n_without} parts have none to flip; nothing was written"
+    )
+    _print_json(as_json, {"bundle": str(path), "over": str(over), **result.as_json()})
+
+
+def _rule(
+    f1_max: bool, recall: float | None, miss: float | None, false_reject: float | None, defect_rate: float | None
+) -> tuple[Any, Any]:
+    """What sets the fail limit, and the costs."""
+    from mapl_edge.calibrate import Costs
+
+    if (miss is None) != (false_reject is None):
+        raise typer.BadParameter("--cost-miss and --cost-false-reject belong together")
+    if defect_rate is not None and miss is None:
+        raise typer.BadParameter("--defect-rate weighs the costs: give --cost-miss and --cost-false-reject too")
+    wanted = [rule for rule, on in (("f1", f1_max), ("recall", recall is not None), ("cost", miss is not None)) if on]
+    if len(wanted) > 1:
+        raise typer.BadParameter("one limit: give --f1-max, --target-recall or the costs")
+    costs = Costs(miss, false_reject, defect_rate) if miss is not None and false_reject is not None else None
+    return (wanted or ["promise"])[0], costs
+
+
+def _tell_decision(what: Path, decision: Any, plot: Path | None, *, required: bool = True) -> None:
+    first, *more = decision.lines()
+    people.print(f"{what}: {first}")
+    for line in more:
+        people.print(line)
+    if decision.points:
+        table = Table("limit by", "limit", "good rejected", "defects missed", "F1", "cost", title="with its interval")
+        for point in decision.points:
+            shares = [
+                f"{share.events} of {share.n} ({share.interval[0]:.3f} - {share.interval[1]:.3f})"
+                for share in (point.false_rejects, point.misses)
+            ]
+            pairs = [(point.f1, point.f1_interval), (point.cost, point.cost_interval)]
+            others = [
+                "-" if value is None else f"{value:.4g} ({low:.3g} - {high:.3g})"
+                for value, (low, high) in ((value, interval or (0.0, 0.0)) for value, interval in pairs)
+            ]
+            table.add_row(point.rule, f"{point.limit:.6g}", *shares, *others)
+        people.print(table, soft_wrap=False)
+    if plot is None:
+        return
+    from mapl_edge.calibrate.plot import plot_tradeoff
+
+    try:
+        plot_tradeoff(decision, plot)
+        people.print(f"trade-off drawn: {plot}")
+    except (BackendUnavailable, OutputError) as exc:
+        if required:
+            raise
+        people.print(f"trade-off not drawn: {exc}")
+
+
+def _verdict_table(folder: Path, columns: tuple[str, ...]) -> Table:
+    """Only names and reasons may take several lines."""
+    return Table(*(Column(name, no_wrap=name not in ("picture", "error")) for name in columns), title=str(folder))
+
+
+def _print_wide(table: Table) -> None:
+    """A file or pipe has no width of its own."""
+    console = people if people.is_terminal else Console(stderr=True, highlight=False, width=WIDE)
+    console.print(table, soft_wrap=False)
 
 
 def _one_of(option: str, value: Any, choices: Any) -> Any:

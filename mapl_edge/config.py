@@ -7,11 +7,13 @@ from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 from pydantic_core import ErrorDetails
 
 from mapl_edge.contract import InputContract
 from mapl_edge.errors import ConfigError
+from mapl_edge.redact import redact_text
+from mapl_edge.verdict import Action
 
 STATION_FILE = Path("station.yaml")
 MAX_THREADS = 256  # an engine starts as many as it is told to, and takes the machine down with them
@@ -26,10 +28,38 @@ class Section(BaseModel):
 
 
 class CameraConfig(Section):
-    """One camera. `source` is a URI: `0`, a video, a folder of pictures, `line:`."""
+    """One camera. `source` is a URI: `0`, `rtsp://…`, `http://…`, `genicam:…`, a video, a folder, `line:`."""
 
     name: str = "camera-0"
-    source: Annotated[str, Field(coerce_numbers_to_str=True)] = "0"
+    source: Annotated[str, Field(coerce_numbers_to_str=True, repr=False)] = "0"
+    open_timeout_s: float = Field(default=5.0, gt=0, le=600)
+    """How long opening and the first frame may take."""
+    stale_after_s: float = Field(default=2.0, gt=0, le=600)
+    """Without a new frame for so long, a live camera counts as stalled and is opened anew."""
+    retry_at_most_s: float = Field(default=2.0, gt=0, le=600)
+    """Longest wait between two attempts to open it anew."""
+    fps: Annotated[float, Field(gt=0)] | None = None
+    """Frames per second, to tell how many such cameras the engine carries; None: what the source says, if it does."""
+
+
+class StoreConfig(Section):
+    """Where verdicts and pictures are kept, and for how long. A bare path is its `folder`."""
+
+    folder: Path | None = None
+    """None: nothing is kept."""
+    keep_days: float = Field(default=365, gt=0)
+    keep_verdicts: int = Field(default=1_000_000, ge=1)
+    keep_pictures_mb: float = Field(default=10_000, ge=0)
+    """Disk for pictures and heat maps; the oldest go first."""
+    pass_every: int = Field(default=100, ge=0)
+    """Every so manieth PASS keeps its picture too; 0: none."""
+    min_free_mb: float = Field(default=200, ge=0)
+    """Disk that pictures leave free, for the verdicts."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _folder_alone(cls, content: Any) -> Any:
+        return {"folder": content} if isinstance(content, str | Path) else content
 
 
 class StationConfig(Section):
@@ -38,8 +68,20 @@ class StationConfig(Section):
     bundle: Path | None = None
     camera: CameraConfig = CameraConfig()
     out: Path | None = None
+    store: StoreConfig = StoreConfig()
     threads: Annotated[int, Field(ge=0, le=MAX_THREADS)] = 0
     """Threads for the engine; 0 lets it choose."""
+    budget_ms: Annotated[float, Field(gt=0)] | None = None
+    """From capture to verdict; None: no deadline."""
+    on_late: Action = Action.FAIL
+    """What the gate does with a LATE part."""
+    on_error: Action = Action.FAIL
+    """What the gate does with an ERROR part."""
+    engine_stuck_s: Annotated[float, Field(gt=0)] = 5.0
+    """An engine that is so long inside one call is given up; counts only with a budget."""
+    engine_restarts: Annotated[int, Field(ge=0)] = 3
+    """Starts of one engine within `restart_window_s`; then the next proven engine takes over."""
+    restart_window_s: Annotated[float, Field(gt=0)] = 600.0
 
 
 class TrainConfig(Section):
@@ -148,7 +190,7 @@ def _mistake(error: ErrorDetails, model: type[BaseModel]) -> str:
     path = ".".join(str(part) for part in error["loc"]) or "the document"
     if error["type"] != "extra_forbidden":
         says = "expected a path" if error["type"] == "path_type" else error["msg"].removeprefix("Value error, ")
-        return f"{path}: {says[:1].lower()}{says[1:]}, found {error['input']!r}"
+        return f"{path}: {says[:1].lower()}{says[1:]}, found {redact_text(repr(error['input']), '')}"
     known = _keys_at(model, error["loc"][:-1])
     close = difflib.get_close_matches(str(error["loc"][-1]), known, n=1)
     hint = f"did you mean '{close[0]}'?" if close else f"known keys: {', '.join(known)}"

@@ -149,6 +149,44 @@ def labelled_samples(data: Path) -> list[Sample]:
     return samples
 
 
+def bad_samples(data: Path) -> list[Sample]:
+    """Pictures of defective parts in a folder and below; the folder that a picture lies in is its label.
+
+    Raises:
+        DataError: there is no picture, or a folder says that its parts are good.
+    """
+    check_folder(data)
+    paths = picture_paths(data, recursive=True)
+    if not paths:
+        raise DataError(f"{data}: found no picture, expected pictures of defective parts ({_suffixes()})")
+    for path in paths:
+        if path.parent.name == GOOD:
+            raise DataError(
+                f"{path.parent}: holds good parts by its name, but was given as defective; name a folder of defects"
+            )
+    return [Sample(path, path.parent.name, None, data) for path in paths]
+
+
+def folder_samples(data: Path) -> list[Sample]:
+    """Every picture in a folder and below, labelled by the folder that it lies in.
+
+    Raises:
+        DataError: there is no picture.
+    """
+    check_folder(data)
+    samples = [Sample(path, path.parent.name, None, data) for path in picture_paths(data, recursive=True)]
+    if not samples:
+        raise DataError(f"{data}: found no picture, expected some ({_suffixes()})")
+    return samples
+
+
+def check_good_by_name(data: Path) -> None:
+    """Raise DataError when a folder is one of `test/<defect>` or `train/<defect>`, beside `good`."""
+    folder = data.resolve()
+    if folder.name != GOOD and folder.parent.name in ("test", "train") and (folder.parent / GOOD).is_dir():
+        raise DataError(f"{data}: holds defective parts by its place beside {GOOD}, but was given as good")
+
+
 def defect_samples(data: Path) -> list[Sample]:
     """The few real defects to train with: `data/train/<defect>`, every folder there but `good`, sorted.
 

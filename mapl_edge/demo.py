@@ -17,6 +17,7 @@ from mapl_edge.calibrate import calibrate_bundle
 from mapl_edge.calibrate.report import Reject, RunRow, html_from_run
 from mapl_edge.config import TrainConfig
 from mapl_edge.dataset import good_samples
+from mapl_edge.engine_record import plain_engine
 from mapl_edge.export import bundle_from_checkpoint
 from mapl_edge.files import check_absent, new_folder
 from mapl_edge.frame import Frame
@@ -77,8 +78,10 @@ def demo(
                 partial(look, engine, bundle.contract),
                 MAX_FALSE_REJECT,
                 progress=progress,
+                engine=plain_engine(bundle).record.name,
             )
-            inspector = Inspector(engine, bundle.contract, bundle.calibration.limits)
+            calibration = bundle.calibration
+            inspector = Inspector(engine, bundle.contract, calibration.limits, normals=calibration.scores)
             collector = _Collector(parts, progress)
             verdicts = JsonLines(work / "verdicts.jsonl", {"run": "demo", "camera": "line"})
             source = source_from_uri(f"line:?parts={parts}&seed={seed}&start={next_part}")

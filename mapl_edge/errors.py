@@ -12,7 +12,8 @@ MaplEdgeError                 exit code 1
 │   └─ BackendUnavailable     6   its library or device is missing; names the extra to install
 ├─ ParityError                6   an engine does not answer what the reference answered
 ├─ CameraError                7   the source of pictures failed
-│   └─ CameraUnreachable      7   it could not be opened
+│   ├─ CameraUnreachable      7   it could not be opened
+│   └─ CameraStalled          7   it opened, but gives no frame in time
 └─ OutputError                8   a result cannot be written: it exists, the disk is full, no permission
 
 Exit code 0 is success, 2 a wrong command line, 1 a fault of ours (with a traceback).
@@ -102,6 +103,10 @@ class CameraError(MaplEdgeError):
 
 class CameraUnreachable(CameraError):  # noqa: N818 - a state, like Uncalibrated
     """A source of pictures could not be opened."""
+
+
+class CameraStalled(CameraError):  # noqa: N818 - a state, like Uncalibrated
+    """A camera gives no frame in time."""
 
 
 class OutputError(MaplEdgeError):

@@ -18,6 +18,27 @@ class Outcome(str, Enum):
     ERROR = "ERROR"
 
 
+class Action(str, Enum):
+    """What the reject gate does with the part."""
+
+    PASS = "pass"
+    REVIEW = "review"
+    FAIL = "fail"
+
+
+@dataclass(frozen=True, slots=True)
+class Policy:
+    """What the gate does with a part that nobody judged.
+
+    Attributes:
+        on_late: no answer came before the deadline.
+        on_error: no answer can come.
+    """
+
+    on_late: Action = Action.FAIL
+    on_error: Action = Action.FAIL
+
+
 @dataclass(frozen=True, slots=True)
 class StageTimes:
     """Where one frame's time went, in milliseconds on the monotonic clock.
@@ -47,10 +68,12 @@ class Verdict:
     Attributes:
         outcome: PASS, REVIEW, FAIL, LATE or ERROR.
         seq, name, captured_at: of the frame that was judged.
-        score: raw anomaly score; None when there is none (ERROR).
-        threshold: the score above which a part fails; None when there is none (ERROR).
+        score: raw anomaly score; None when there is none (LATE, ERROR).
+        threshold: the score above which a part fails; None when there is none (LATE, ERROR).
         stage_ms: stage times.
         error: why there is no score, one line; None otherwise.
+        p_value: of the score among the calibration's good parts (`mapl_edge.p_value`); None where there is none.
+        policy: what LATE and ERROR mean to the gate.
     """
 
     outcome: Outcome
@@ -61,6 +84,17 @@ class Verdict:
     threshold: float | None
     stage_ms: StageTimes = StageTimes()
     error: str | None = None
+    policy: Policy = Policy()
+    p_value: float | None = None
+
+    @property
+    def action(self) -> Action:
+        """What the gate does: what the outcome says, or the policy where the part was not judged."""
+        if self.outcome is Outcome.LATE:
+            return self.policy.on_late
+        if self.outcome is Outcome.ERROR:
+            return self.policy.on_error
+        return Action(self.outcome.value.lower())
 
     def json_line(self, **station: str) -> str:
         """One JSON object without line end; `station` adds what all verdicts of a run share (run, camera, digests)."""
@@ -71,7 +105,9 @@ class Verdict:
                 "picture": self.name,
                 "captured_at": utc_text(self.captured_at),
                 "verdict": self.outcome.value,
+                "action": self.action.value,
                 "score": self.score,
+                "p_value": self.p_value,
                 "threshold": self.threshold,
                 "latency_ms": round(t.total, 3),
                 "stage_ms": {

@@ -111,9 +111,7 @@ def choose_engine(
         ParityError: no engine that is wanted proved itself; the message has each one's reason.
         BackendError: the engine that is wanted is not in the bundle.
     """
-    names = [name for name in engine_names(bundle) if wanted in (AUTO, name, name.split("-")[0])]
-    if wanted == AUTO:
-        names = [name for name in names if name.split("-")[1] in precisions]
+    names = _wanted(bundle, wanted, precisions)
     if not names:
         raise BackendError(
             f"{bundle.path}: no engine {wanted!r}, found {', '.join(engine_names(bundle))}; "
@@ -146,6 +144,59 @@ def choose_engine(
         else:
             return engine, proof
     raise ParityError(f"{bundle.path}: no engine proved itself on this device: {'; '.join(reasons)}")
+
+
+def standby_engines(
+    bundle: Bundle,
+    engine: BaseEngine,
+    first: str,
+    wanted: str = AUTO,
+    threads: int = 0,
+    *,
+    precisions: Sequence[str] = get_args(Precision),
+    signed_by: Path | None = None,
+    cache: Path | None = None,
+) -> list[Callable[[], BaseEngine]]:
+    """What a `DeadlineInspector` opens engines with: the chosen one, and after it is lost, in order of their proofs.
+
+    All but the first call load the engine, after they prove it (seconds, if it was not done before on this device),
+    and raise as `choose_engine` does.
+
+    Args:
+        engine, first: what `choose_engine` gave, and its name in the bundle; handed out once, then opened anew.
+        precisions: of those that may take over, whatever was wanted: the limits must fit them.
+        bundle, wanted, threads, signed_by, cache: see `choose_engine`.
+    """
+    folder = proof_folder() if cache is None else cache
+
+    def open_proven(name: str) -> BaseEngine:
+        files = engine_files(bundle, name)
+        if signed_by is not None:
+            require_engine_signature(files, signed_by)
+        _proof(files, threads, folder)
+        engine = engine_of(files, threads)
+        engine.load()
+        return engine
+
+    def open_first() -> BaseEngine:
+        return given.pop() if given else open_proven(first)
+
+    def kept_ms(name: str) -> float:
+        try:
+            kept = _kept(_kept_at(engine_files(bundle, name), threads, folder))
+        except MaplEdgeError:
+            kept = None
+        return float("inf") if kept is None else kept.ms
+
+    given = [engine]
+    alike = [name for name in engine_names(bundle) if wanted in (AUTO, name, name.split("-")[0]) and name != first]
+    others = [name for name in alike if name.split("-")[1] in precisions]
+    return [open_first, *(partial(open_proven, name) for name in sorted(others, key=kept_ms))]
+
+
+def _wanted(bundle: Bundle, wanted: str, precisions: Sequence[str]) -> list[str]:
+    names = [name for name in engine_names(bundle) if wanted in (AUTO, name, name.split("-")[0])]
+    return [name for name in names if name.split("-")[1] in precisions] if wanted == AUTO else names
 
 
 def prove(engine: BaseEngine, files: EngineFiles) -> Proof:
@@ -215,11 +266,10 @@ def _choices(bundle: Bundle) -> dict[str, str]:
 
 
 def _proof(files: EngineFiles, threads: int, folder: Path) -> Proof:
-    kept = folder / f"{_key(files.record, files, threads)}.json"
-    try:
-        return Proof(**json.loads(kept.read_text(encoding="utf-8")))
-    except (OSError, ValueError, TypeError):
-        pass  # not proved yet, or the cache was damaged
+    kept = _kept_at(files, threads, folder)
+    proof = _kept(kept)
+    if proof is not None:
+        return proof
     with engine_of(files, threads) as engine:
         proof = prove(engine, files)
     try:
@@ -229,6 +279,17 @@ def _proof(files: EngineFiles, threads: int, folder: Path) -> Proof:
     except (OSError, OutputError):
         pass  # a read-only system proves again at each start
     return proof
+
+
+def _kept_at(files: EngineFiles, threads: int, folder: Path) -> Path:
+    return folder / f"{_key(files.record, files, threads)}.json"
+
+
+def _kept(path: Path) -> Proof | None:
+    try:
+        return Proof(**json.loads(path.read_text(encoding="utf-8")))
+    except (OSError, ValueError, TypeError):
+        return None  # not proved yet, or the cache was damaged
 
 
 def _key(record: EngineRecord, files: EngineFiles, threads: int) -> str:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Protocol
 
 from mapl_edge.arrays import UInt8Array
 from mapl_edge.calibration import Limits
@@ -11,9 +13,10 @@ from mapl_edge.contract import InputContract
 from mapl_edge.engine import Engine, Reading
 from mapl_edge.errors import MaplEdgeError
 from mapl_edge.judge import judge
+from mapl_edge.p_value import PValues
 from mapl_edge.prepare import prepare
 from mapl_edge.runtime.sources import Blank, Shot
-from mapl_edge.verdict import Outcome, StageTimes, Verdict
+from mapl_edge.verdict import Outcome, Policy, StageTimes, Verdict
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,18 +28,39 @@ class Inspection:
     reading: Reading | None
 
 
-class Inspector:
-    """Turns shots into verdicts with one engine, one contract and one set of limits."""
+class Inspects(Protocol):
+    """What the loop asks for verdicts: an `Inspector`, or a `DeadlineInspector` that does not wait for it for ever."""
 
-    def __init__(self, engine: Engine, contract: InputContract, limits: Limits, clock: Clock | None = None) -> None:
-        self._engine, self._contract, self._limits = engine, contract, limits
+    def inspect(self, shot: Shot) -> Inspection:
+        """The one inspection of this shot."""
+        ...
+
+    def late_results(self) -> Sequence[Inspection]:
+        """Inspections that came after the shot's verdict had gone out, each told once; they change nothing."""
+        ...
+
+
+class Inspector:
+    """Turns shots into verdicts with one engine, one contract and one set of limits; `normals` give the p-values."""
+
+    def __init__(
+        self,
+        engine: Engine,
+        contract: InputContract,
+        limits: Limits,
+        clock: Clock | None = None,
+        policy: Policy = Policy(),  # noqa: B008 - frozen
+        normals: Sequence[float] = (),
+    ) -> None:
+        self._engine, self._contract, self._limits, self._policy = engine, contract, limits, policy
+        self._p_value = PValues(normals)
         self._now = (clock or SystemClock()).monotonic
 
     def inspect(self, shot: Shot) -> Inspection:
         """Judge one shot. Trouble with this one part is an ERROR verdict, never an exception."""
         started = self._now()
         if isinstance(shot, Blank):
-            return self._error(shot, shot.problem, started)
+            return unjudged(shot, Outcome.ERROR, shot.problem, started, self._now(), self._policy)
         try:
             picture = prepare(shot.image, self._contract)
             prepared = self._now()
@@ -44,22 +68,31 @@ class Inspector:
             computed = self._now()
             outcome = judge(reading, self._limits)
         except MaplEdgeError as exc:
-            return self._error(shot, str(exc), started)
+            return unjudged(shot, Outcome.ERROR, str(exc), started, self._now(), self._policy)
         if outcome is Outcome.ERROR:
-            return self._error(shot, f"the engine {self._engine.name} gave a score of {reading.score}", started)
+            problem = f"the engine {self._engine.name} gave a score of {reading.score}"
+            return unjudged(shot, Outcome.ERROR, problem, started, self._now(), self._policy)
         times = StageTimes(
             queue=1e3 * (started - shot.t_mono),
             prepare=1e3 * (prepared - started),
             compute=1e3 * (computed - prepared),
             judge=1e3 * (self._now() - computed),
         )
-        verdict = Verdict(outcome, shot.seq, shot.name, shot.captured_at, reading.score, self._limits.fail, times, None)
+        score, limit, policy = reading.score, self._limits.fail, self._policy
+        p_value = self._p_value(score)
+        verdict = Verdict(outcome, shot.seq, shot.name, shot.captured_at, score, limit, times, None, policy, p_value)
         return Inspection(verdict, shot, reading)
 
-    def _error(self, shot: Shot, problem: str, started: float) -> Inspection:
-        times = StageTimes(queue=1e3 * (started - shot.t_mono), judge=1e3 * (self._now() - started))
-        verdict = Verdict(Outcome.ERROR, shot.seq, shot.name, shot.captured_at, None, None, times, problem)
-        return Inspection(verdict, shot, None)
+    def late_results(self) -> Sequence[Inspection]:
+        """See `Inspects`; nothing is late without a deadline."""
+        return ()
+
+
+def unjudged(shot: Shot, outcome: Outcome, problem: str, started: float, ended: float, policy: Policy) -> Inspection:
+    """A verdict without a score, LATE or ERROR; `started` and `ended` in seconds on the monotonic clock."""
+    times = StageTimes(queue=1e3 * (started - shot.t_mono), judge=1e3 * (ended - started))
+    verdict = Verdict(outcome, shot.seq, shot.name, shot.captured_at, None, None, times, problem, policy)
+    return Inspection(verdict, shot, None)
 
 
 def look(engine: Engine, contract: InputContract, image: UInt8Array) -> Reading:

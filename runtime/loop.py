@@ -7,9 +7,10 @@ from collections import Counter
 from collections.abc import Generator, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
+from enum import Enum
 
-from mapl_edge.runtime.inspector import Inspector
-from mapl_edge.runtime.sinks import Sink
+from mapl_edge.runtime.inspector import Inspection, Inspects
+from mapl_edge.runtime.sinks import ExpectingSink, LateSink, Sink
 from mapl_edge.runtime.slot import Closed, NewestSlot
 from mapl_edge.runtime.sources import Shot, Source
 from mapl_edge.verdict import Outcome
@@ -18,27 +19,41 @@ WAIT_S = 0.1  # how soon a stop is seen while no frame comes
 JOIN_S = 5.0  # how long a grabbing thread may take to end
 
 
+class Drop(str, Enum):
+    """Why a frame of a live source got no verdict."""
+
+    NEWER = "a newer frame came before the inspector was free"
+    STOPPED = "the run ended before it was looked at"
+
+
 @dataclass
 class RunSummary:
-    """What a run did.
+    """What a run did. A live source gave as many frames as there are verdicts and drops; any other, as verdicts.
 
     Attributes:
         verdicts: how many of each outcome; their sum is the number of shots taken.
-        dropped: frames of a live source that a newer one replaced before the inspector was free.
+        drops: frames of a live source that got no verdict, by cause.
+        late_results: how many real results came after their shot's verdict had gone out.
     """
 
     verdicts: Counter[Outcome] = field(default_factory=Counter)
-    dropped: int = 0
+    drops: Counter[Drop] = field(default_factory=Counter)
+    late_results: int = 0
 
     @property
     def frames(self) -> int:
         """Shots that got a verdict."""
         return self.verdicts.total()
 
+    @property
+    def dropped(self) -> int:
+        """Frames that got none."""
+        return self.drops.total()
+
 
 def run(
     source: Source,
-    inspector: Inspector,
+    inspector: Inspects,
     sinks: Sequence[Sink],
     stop: threading.Event | None = None,
     max_frames: int | None = None,
@@ -47,7 +62,7 @@ def run(
 
     Args:
         source: closed on return, for whatever reason.
-        inspector: judges each shot.
+        inspector: judges each shot; an `Inspector`, or a `DeadlineInspector`, which never waits for ever.
         sinks: get every inspection, in this order; closed on return.
         stop: set it from anywhere; the shot in hand still gets its verdict.
         max_frames: stop after so many verdicts.
@@ -58,26 +73,41 @@ def run(
     """
     stop = stop or threading.Event()
     summary = RunSummary()
+    expecting = [sink for sink in sinks if isinstance(sink, ExpectingSink)]
     with ExitStack() as at_end:
         for sink in sinks:
             at_end.callback(sink.close)
-        at_end.callback(source.close)
         shots = _newest(source, stop, summary) if source.live else _every(source, stop)
         at_end.callback(shots.close)
+        at_end.callback(source.close)  # first: it wakes a thread that waits for a camera
         while max_frames is None or summary.frames < max_frames:
             shot = next(shots, None)
             if shot is None:
                 break
+            for told in expecting:
+                told.expect(shot)
             inspection = inspector.inspect(shot)
             for sink in sinks:
                 sink.emit(inspection)
             summary.verdicts[inspection.verdict.outcome] += 1
+            _tell_late(inspector.late_results(), sinks, summary)
+        _tell_late(inspector.late_results(), sinks, summary)
     return summary
 
 
+def _tell_late(results: Sequence[Inspection], sinks: Sequence[Sink], summary: RunSummary) -> None:
+    summary.late_results += len(results)
+    for result in results:
+        for sink in sinks:
+            if isinstance(sink, LateSink):
+                sink.late(result)
+
+
 def _every(source: Source, stop: threading.Event) -> Generator[Shot, None, None]:
-    for shot in source.shots():
-        if stop.is_set():
+    shots = source.shots()
+    while not stop.is_set():  # asked before the next shot is made: one that is made gets its verdict
+        shot = next(shots, None)
+        if shot is None:
             return
         yield shot
 
@@ -91,7 +121,7 @@ def _newest(source: Source, stop: threading.Event, summary: RunSummary) -> Gener
                 slot.put(shot)
             slot.close()
         except Closed:
-            pass
+            summary.drops[Drop.STOPPED] += 1  # the shot that was just made
         except BaseException as exc:  # handed to the other side, which raises it
             slot.close(exc)
 
@@ -107,4 +137,4 @@ def _newest(source: Source, stop: threading.Event, summary: RunSummary) -> Gener
     finally:
         slot.close()
         thread.join(JOIN_S)
-        summary.dropped = slot.dropped
+        summary.drops += Counter({Drop.NEWER: slot.dropped, Drop.STOPPED: slot.left})

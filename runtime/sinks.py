@@ -6,11 +6,12 @@ import errno
 import os
 from contextlib import suppress
 from pathlib import Path
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 from mapl_edge.errors import OutputError
 from mapl_edge.files import files_errors, write_stdout
 from mapl_edge.runtime.inspector import Inspection
+from mapl_edge.runtime.sources import Shot
 
 LONGEST_LINE = 1 << 16  # bytes; a verdict is far shorter, whatever its file name or error
 
@@ -24,6 +25,24 @@ class Sink(Protocol):
 
     def close(self) -> None:
         """Bring everything to its place; calling it twice is harmless."""
+        ...
+
+
+@runtime_checkable
+class LateSink(Sink, Protocol):
+    """A sink that also wants the real results of shots that were answered LATE."""
+
+    def late(self, inspection: Inspection) -> None:
+        """Take one for the record. The shot's verdict has gone out long before, and stands."""
+        ...
+
+
+@runtime_checkable
+class ExpectingSink(Sink, Protocol):
+    """A sink that wants to know of a shot before it is inspected, so that none can vanish."""
+
+    def expect(self, shot: Shot) -> None:
+        """A verdict for this shot is about to come. Cheap: it is on the frame path."""
         ...
 
 

@@ -56,6 +56,21 @@ class NewestSlot(Generic[T]):
                 raise self._error or Closed
             return None
 
+    @property
+    def left(self) -> int:
+        """How many things nobody took, which nobody replaced either: 0 or 1."""
+        return int(self._item is not None)
+
+    @property
+    def closed(self) -> bool:
+        """Whether either side has left."""
+        return self._closed
+
+    @property
+    def error(self) -> BaseException | None:
+        """What the producer closed it with, if anything."""
+        return self._error
+
     def close(self, error: BaseException | None = None) -> None:
         """End it for both sides; the consumer may still take the last item, then meets `error`."""
         with self._condition:

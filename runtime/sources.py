@@ -1,32 +1,46 @@
 """Sources of pictures, by one URI grammar.
 
-    0                      USB camera by index (live)
-    folder                 every picture in it and below, sorted
-    file:/path, video.mp4  every frame of a video
-    line:?parts=200&...    the synthetic line of mapl_edge.testing; with fps=… it is live
+    0, v4l2:/dev/video0?…          USB camera (live)
+    rtsp://user:pass@host/…        network camera, RTSP over TCP (live)
+    http://…, https://…            network camera, MJPEG over HTTP (live)
+    genicam:<serial>?cti=…         GigE Vision or USB3 Vision camera (live)
+    folder                         every picture in it and below, sorted
+    file:/path, video.mp4          every frame of a video
+    line:?parts=200&...            the synthetic line of mapl_edge.testing; with fps=… it is live
 
-Live sources go on without us: the newest frame wins and drops are counted. The others give every frame.
+Live sources go on without us: the newest frame wins and drops are counted. The others give every frame. Live cameras
+come back by themselves; see `mapl_edge.runtime.camera`.
 """
 
 from __future__ import annotations
 
+import logging
 import urllib.parse
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from datetime import datetime
+from functools import partial
 from pathlib import Path
 from typing import Protocol, TypeAlias
 
 import cv2
 
 from mapl_edge.clock import Clock, SystemClock
+from mapl_edge.config import CameraConfig
 from mapl_edge.dataset import picture_paths
 from mapl_edge.errors import CameraError, CameraUnreachable, PictureError
 from mapl_edge.frame import Frame
 from mapl_edge.picture import PICTURE_SUFFIXES, bgr_from_pixels, picture_from_file
+from mapl_edge.redact import redact
+from mapl_edge.runtime.camera import Device, LiveCamera
+
+logger = logging.getLogger(__name__)
 
 VIDEO_SUFFIXES = frozenset({".avi", ".m4v", ".mjpeg", ".mjpg", ".mkv", ".mov", ".mp4", ".mpeg", ".mpg", ".webm"})
-GRAMMAR = "0 (a USB camera), a folder of pictures, a picture, a video file, or line:"
+GRAMMAR = (
+    "0 or v4l2:/dev/video0 (USB cameras), rtsp://…, http(s)://…, genicam:<serial>, a folder of pictures, a picture, "
+    "a video file, or line:"
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,30 +70,44 @@ class Source(Protocol):
         """Shots in order, seq counting up from 0, until the source ends.
 
         Raises:
-            CameraError: the source failed.
+            CameraError: the source failed. A live camera that goes away raises nothing: no shots come until it is back.
         """
         ...
 
     def close(self) -> None:
-        """Give the device back; calling it twice is harmless."""
+        """Give the device back; calling it twice is harmless. A live source's `shots` in another thread ends then."""
         ...
 
 
-def source_from_uri(uri: str, clock: Clock | None = None) -> Source:
+def source_from_uri(
+    uri: str,
+    clock: Clock | None = None,
+    limits: CameraConfig | None = None,
+    tell: Callable[[str], None] = logger.warning,
+) -> Source:
     """Open a source.
+
+    Args:
+        uri: see the top of this file.
+        limits: how long a live camera may take (its `source` is not read).
+        tell: gets a line when a live camera goes away or comes back.
 
     Raises:
         CameraUnreachable: there is nothing of that name, or it does not open.
+        CameraStalled: a live camera opened, but gave no frame in time.
+        ConfigError: what follows the `?` is wrong.
+        BackendUnavailable: a `genicam:` camera without harvesters.
     """
     clock = clock or SystemClock()
     if not uri.strip():
         raise CameraUnreachable(f"the source is empty, expected {GRAMMAR}")
-    if uri.isdecimal():
-        return UsbCamera(int(uri), clock)
     if uri == "line:" or uri.startswith("line:?"):
         from mapl_edge.runtime.line_source import line_source
 
         return line_source(uri, clock)
+    open_device = _live_device(uri, limits or CameraConfig())
+    if open_device is not None:
+        return LiveCamera(uri, open_device, limits, clock, tell=tell)
     scheme, _, rest = uri.partition(":")
     path = Path(urllib.parse.unquote(rest.removeprefix("//"))) if scheme == "file" and rest else Path(uri)
     if path.is_dir():
@@ -88,18 +116,31 @@ def source_from_uri(uri: str, clock: Clock | None = None) -> Source:
         known = f"expected {GRAMMAR}"
         if "://" in uri and scheme != "file":
             raise CameraUnreachable(f"{redact(uri)}: the scheme {scheme!r} is not known, {known}")
-        raise CameraUnreachable(f"{path}: no such file or folder, {known}")
+        raise CameraUnreachable(f"{redact(str(path))}: no such file or folder, {known}")
     if path.suffix.lower() in PICTURE_SUFFIXES:
         return PictureFiles(path.parent, [path], clock)
     return VideoFile(path, clock)
 
 
-def redact(uri: str) -> str:
-    """The URI without its password, for logs."""
-    parts = urllib.parse.urlsplit(uri)
-    if parts.password is None:
-        return uri
-    return uri.replace(f":{parts.password}@", ":***@", 1)
+def _live_device(uri: str, limits: CameraConfig) -> Callable[[], Device] | None:
+    """What opens the live camera of that name; None where it is none. Each library comes in only when it is wanted."""
+    if uri.isdecimal() or uri.startswith("v4l2:"):
+        from mapl_edge.runtime.capture import v4l2_device
+
+        return partial(v4l2_device, uri)
+    if uri.startswith("rtsp://"):
+        from mapl_edge.runtime.capture import rtsp_device
+
+        return partial(rtsp_device, uri, limits.open_timeout_s, limits.stale_after_s)
+    if uri.startswith(("http://", "https://")):
+        from mapl_edge.runtime.mjpeg import MjpegDevice
+
+        return partial(MjpegDevice, uri, limits.open_timeout_s)
+    if uri.startswith("genicam:"):
+        from mapl_edge.runtime.genicam_device import GenicamDevice
+
+        return partial(GenicamDevice, uri, limits.stale_after_s)
+    return None
 
 
 class PictureFiles:
@@ -154,35 +195,4 @@ class VideoFile:
 
     def close(self) -> None:
         """Close the file."""
-        self._capture.release()
-
-
-class UsbCamera:
-    """A camera of the operating system, by index."""
-
-    live = True
-
-    def __init__(self, index: int, clock: Clock) -> None:
-        self._index, self._clock = index, clock
-        self._capture = cv2.VideoCapture(index)
-        if not self._capture.isOpened():
-            found = [device.name for device in sorted(Path("/dev").glob("video*"))]
-            raise CameraUnreachable(
-                f"camera {index} cannot be opened; cameras found: {', '.join(found) or 'none'}; "
-                "check the cable, the index, and that no other program uses it"
-            )
-
-    def shots(self) -> Iterator[Shot]:
-        """See `Source`; ends only by an error."""
-        seq = 0
-        while True:
-            ok, pixels = self._capture.read()
-            t_mono, captured_at = self._clock.monotonic(), self._clock.utc()
-            if not ok:
-                raise CameraError(f"camera {self._index} gave no frame after {seq} frames; check the cable")
-            yield Frame(bgr_from_pixels(pixels, f"camera {self._index}"), seq, t_mono, captured_at)
-            seq += 1
-
-    def close(self) -> None:
-        """Give the device back."""
         self._capture.release()

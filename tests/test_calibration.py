@@ -1,5 +1,6 @@
 """calibration.yaml: what is written comes back, what is wrong is refused with its reason."""
 
+import time
 from pathlib import Path
 
 import pytest
@@ -8,9 +9,17 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
-from mapl_edge.calibration import Calibration, Limits, Promise, calibration_from_file, write_calibration
+from mapl_edge.calibration import (
+    Calibration,
+    Limits,
+    Promise,
+    calibration_from_file,
+    history_from_file,
+    write_calibration,
+)
 from mapl_edge.errors import BundleError
 
+FIRST_SCHEMA = ("schema_version", "version", "created_at", "created_by", "model_digest", "limits", "promise")
 numbers = st.floats(allow_nan=False, allow_infinity=False)
 counts = st.integers(0, 10**9)
 # Without U+0085, which PyYAML writes as it is and reads back as a blank.
@@ -64,20 +73,57 @@ def written(folder: Path, **changes: object) -> Path:
 def test_calibration_comes_back_as_it_was(original: Calibration, tmp_path_factory: pytest.TempPathFactory) -> None:
     """Limits to the last bit, and names in any script: a limit that moves in the file moves the verdicts."""
     path = tmp_path_factory.getbasetemp() / "calibration.yaml"
+    path.unlink(missing_ok=True)
 
     write_calibration(original, path)
 
     assert calibration_from_file(path) == original
 
 
-def test_writing_replaces_the_older_one(tmp_path: Path) -> None:
-    """Calibrating again is a daily act; no crumbs are left beside the file."""
-    write_calibration(calibration(version=1), tmp_path / "calibration.yaml")
+def test_the_newest_is_in_force_and_nothing_is_lost(tmp_path: Path) -> None:
+    """Older versions stay byte for byte, also one of the first schema; no crumbs are left beside the file."""
+    path = tmp_path / "calibration.yaml"
+    content = calibration().model_dump(mode="json")
+    first = {key: content[key] for key in (*FIRST_SCHEMA, "pictures")} | {"schema_version": 1, "version": 1}
+    path.write_text(yaml.safe_dump(first))
+    for version in (2, 3):
+        before = path.read_bytes()
+        write_calibration(calibration(version=version), path)
+        assert path.read_bytes().endswith(before)
 
-    write_calibration(calibration(version=2), tmp_path / "calibration.yaml")
+    assert calibration_from_file(path).version == 3
+    assert [one.version for one in history_from_file(path)] == [1, 2, 3]
+    assert [each.name for each in tmp_path.iterdir()] == ["calibration.yaml"]
 
-    assert calibration_from_file(tmp_path / "calibration.yaml").version == 2
-    assert [path.name for path in tmp_path.iterdir()] == ["calibration.yaml"]
+
+def test_a_broken_history_does_not_stop_a_station(tmp_path: Path) -> None:
+    """Only who asks for the history hears of it; calibrating again keeps even that."""
+    path = tmp_path / "calibration.yaml"
+    write_calibration(calibration(version=2), path)
+    path.write_text(path.read_text() + "---\nlimits: {fail: ")
+
+    write_calibration(calibration(version=3), path)
+
+    assert calibration_from_file(path).version == 3
+    with pytest.raises(BundleError, match="cannot be read"):
+        history_from_file(path)
+    assert path.read_text().endswith("limits: {fail: ")
+
+
+def test_a_long_history_does_not_slow_the_start(tmp_path: Path) -> None:
+    """A station reads the document in force and no other."""
+    path = tmp_path / "calibration.yaml"
+    many = {f"good/{i:04d}.png": "ab" * 32 for i in range(300)}
+    for version in range(1, 9):
+        write_calibration(calibration(version=version, pictures=many), path)
+    started = time.process_time()
+    history_from_file(path)
+    whole = time.process_time() - started
+
+    started = time.process_time()
+    calibration_from_file(path)
+
+    assert time.process_time() - started < whole / 3
 
 
 def test_file_can_be_read_by_people(tmp_path: Path) -> None:
@@ -87,7 +133,7 @@ def test_file_can_be_read_by_people(tmp_path: Path) -> None:
     lines = (tmp_path / "calibration.yaml").read_text(encoding="utf-8").splitlines()
 
     assert lines[0].startswith("# ")
-    assert lines[1] == "schema_version: 1"
+    assert lines[1] == "schema_version: 2"
     assert "created_by: Jürgen" in lines
 
 
@@ -106,12 +152,12 @@ def test_limit_that_is_no_number_is_refused(key: str, value: float) -> None:
         Limits.model_validate({"fail": 1.0, key: value})
 
 
-@pytest.mark.parametrize("schema", [2, 99], ids="schema {}".format)
+@pytest.mark.parametrize("schema", [3, 99], ids="schema {}".format)
 def test_newer_schema_is_refused(schema: int, tmp_path: Path) -> None:
     """An older station must not guess what a newer file means, whatever else is in it."""
     path = written(tmp_path, schema_version=schema, added_later=True)
 
-    with pytest.raises(BundleError, match=rf"schema {schema} is newer than this version reads \(1\); update mapl-edge"):
+    with pytest.raises(BundleError, match=rf"schema {schema} is newer than this version reads \(2\); update mapl-edge"):
         calibration_from_file(path)
 
 
@@ -178,3 +224,31 @@ def test_missing_file_is_named(tmp_path: Path) -> None:
     """The message names the place that was looked at."""
     with pytest.raises(BundleError, match=r"none\.yaml: cannot be read"):
         calibration_from_file(tmp_path / "none.yaml")
+
+
+def test_a_file_of_the_first_schema_is_read_as_it_is(tmp_path: Path) -> None:
+    """Stations were calibrated before there were defects, review promises and history."""
+    content = calibration().model_dump(mode="json")
+    first = {key: content[key] for key in (*FIRST_SCHEMA, "pictures")} | {"schema_version": 1}
+    (tmp_path / "calibration.yaml").write_text(yaml.safe_dump(first))
+
+    found = calibration_from_file(tmp_path / "calibration.yaml")
+
+    assert found.limits == calibration().limits
+    assert (found.rule, found.misses, found.review_promise) == ("promise", None, None)
+
+
+@pytest.mark.parametrize(
+    ("calibrated_with", "runs", "told"),
+    [
+        ("onnxruntime-fp32-fused", "onnxruntime-fp32-fused", False),
+        ("onnxruntime-fp32-fused", "openvino-fp32-split", False),
+        ("onnxruntime-fp32-fused", "tensorrt-fp16-fused-sm89", True),
+        ("tensorrt-int8-fused-sm89", "onnxruntime-fp32-fused", True),
+        ("", "onnxruntime-fp32-fused", False),
+        ("custom", "onnxruntime-fp32-fused", True),
+    ],
+)
+def test_only_another_precision_is_worth_a_note(calibrated_with: str, runs: str, told: bool) -> None:
+    """Engines of one precision agree within the parity gate; files of schema 1 do not say."""
+    assert bool(calibration(engine=calibrated_with).note_on(runs)) == told

@@ -6,6 +6,7 @@ import json
 import re
 import shutil
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -17,6 +18,7 @@ import numpy as np
 import pytest
 
 from mapl_edge.bundle import Bundle
+from mapl_edge.testing import LineServing, MjpegServer, SyntheticLine
 
 COMMAND = str(Path(sys.executable).parent / "mapl-edge")
 
@@ -151,11 +153,41 @@ def test_verdicts_go_to_stdout_without_out(bundle: Bundle) -> None:
     verdicts = [json.loads(line) for line in result.stdout.splitlines()]
     assert [v["seq"] for v in verdicts] == [0, 1, 2]
     assert set(verdicts[0]) == {
-        "seq", "picture", "captured_at", "verdict", "score", "threshold", "latency_ms", "stage_ms", "error",
+        "seq", "picture", "captured_at", "verdict", "action", "score", "p_value", "threshold", "latency_ms", "stage_ms",
+        "error",
         "run", "camera", "bundle", "calibration",
     }  # fmt: skip
     assert set(verdicts[0]["stage_ms"]) == {"queue", "prepare", "compute", "judge"}
     assert "3 parts" in result.stderr
+
+
+def test_a_budget_that_cannot_be_met_gives_late_verdicts_and_a_warning(bundle: Bundle, tmp_path: Path) -> None:
+    """Told before the first part, with both numbers; each part still has its verdict, and the gate its policy."""
+    station = tmp_path / "station.yaml"
+    station.write_text("on_late: review\nbudget_ms: 60000\ncamera: {source: 'line:?parts=4&size=96', fps: 10}\n")
+
+    ample = mapl_edge("run", bundle.path, "--config", station)
+    tight = mapl_edge("run", bundle.path, "--config", station, "--budget-ms", 0.001)
+
+    on_time, late = ([json.loads(line) for line in ran.stdout.splitlines()] for ran in (ample, tight))
+    assert {v["verdict"] for v in on_time} <= {"PASS", "REVIEW", "FAIL"}
+    assert [v["seq"] for v in on_time] == [v["seq"] for v in late] == [0, 1, 2, 3]
+    assert {(v["verdict"], v["action"], v["score"]) for v in late} == {("LATE", "review", None)}
+    assert "warning" not in ample.stderr
+    assert re.search(r"warning: budget 0.001 ms .* takes \d+\.\d ms a frame", tight.stderr)
+    assert re.search(r"at 10 frames/s a camera, this engine carries \d+ cameras", ample.stderr)
+
+
+def test_a_station_tells_systemd(bundle: Bundle, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Ready once it inspects, alive with the verdicts, stopping at the end."""
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as manager:
+        manager.bind(str(tmp_path / "notify"))
+        manager.settimeout(10)
+        monkeypatch.setenv("NOTIFY_SOCKET", str(tmp_path / "notify"))
+        monkeypatch.setenv("WATCHDOG_USEC", "60000000")
+        mapl_edge("run", bundle.path, "--source", "line:?parts=2&size=96")
+
+        assert [manager.recv(100) for _ in range(3)] == [b"READY=1", b"WATCHDOG=1", b"STOPPING=1"]
 
 
 def test_station_yaml_names_bundle_source_and_out(bundle: Bundle, tmp_path: Path) -> None:
@@ -242,6 +274,51 @@ def test_a_live_line_counts_its_drops(bundle: Bundle) -> None:
     (dropped,) = map(int, re.findall(r"(\d+) frames dropped", result.stderr))
     assert len(verdicts) + dropped == 150
     assert verdicts[-1]["seq"] == 149
+
+
+def test_a_run_outlives_an_unplugged_camera(bundle: Bundle, tmp_path: Path) -> None:
+    """It tells when the camera goes and when it is back, and goes on judging; the password stays at home."""
+    out = tmp_path / "verdicts.jsonl"
+    serving = LineServing(SyntheticLine(size_hw=(96, 96)), fps=20)
+    with MjpegServer(serving, user="me", password="hush") as server:
+        uri = server.url.replace("://", "://me:hush@")
+        arguments = ["run", str(bundle.path), "--source", uri, "--out", str(out)]
+        process = subprocess.Popen([COMMAND, *arguments], stderr=subprocess.PIPE, text=True)
+        assert process.stderr is not None
+        heard = []
+        for line in process.stderr:
+            heard.append(line)
+            if line.startswith("limit"):
+                while not out.exists() or not out.read_bytes():
+                    time.sleep(0.05)
+                server.unplug()
+            elif "is away for" in line and not server.plugged > 1:
+                before = len(out.read_bytes().splitlines())
+                server.plug()
+            elif "is back after" in line:
+                while len(out.read_bytes().splitlines()) <= before + 3:
+                    time.sleep(0.05)
+                process.send_signal(signal.SIGTERM)
+
+    said = "".join(heard)
+    assert process.wait(30) == 0, said
+    assert "parts:" in said
+    assert "1 reconnects" in said
+    assert "hush" not in said + out.read_text()
+
+
+def test_the_line_is_served_into_a_folder_and_over_http(tmp_path: Path) -> None:
+    """To rehearse with; a wrong fault is a mistake, not a server without it."""
+    out = tmp_path / "parts"
+    arguments = ["--fps", 100, "--size", 64]
+    said = one_line(mapl_edge("line", "--serve", "folder", "--out", out, "--parts", 3, *arguments))
+    assert said == f"{out}: 3 pictures"
+    assert len(list(out.glob("*.jpg"))) == 3
+
+    said = one_line(mapl_edge("line", "--serve", "mjpeg", "--port", 0, "--parts", 3, *arguments))
+    assert re.fullmatch(r"http://127.0.0.1:\d+/line: 100 parts/s, until Ctrl-C", said)
+    assert "'drip' is no fault" in one_line(mapl_edge("line", "--serve", "mjpeg", "--faults", "drip", code=3))
+    mapl_edge("line", "--serve", "folder", code=2)
 
 
 def test_every_kind_of_picture_gets_a_verdict(bundle: Bundle, tmp_path: Path) -> None:

@@ -7,9 +7,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mapl_edge.verdict import Outcome, StageTimes, Verdict, utc_text
+from mapl_edge.verdict import Action, Outcome, Policy, StageTimes, Verdict, utc_text
 
-KEYS = ["seq", "picture", "captured_at", "verdict", "score", "threshold", "latency_ms", "stage_ms", "error"]
+KEYS = [
+    "seq", "picture", "captured_at", "verdict", "action", "score", "p_value", "threshold", "latency_ms", "stage_ms",
+    "error",
+]  # fmt: skip
 WHEN = datetime(2026, 11, 22, 3, 4, 5, 678912, tzinfo=timezone.utc)
 TIMES = StageTimes(queue=1.0, prepare=2.5, compute=10.25, judge=0.125)
 FAILED = Verdict(Outcome.FAIL, 17, "tray/000017.png", WHEN, 2.5, 1.5, TIMES)
@@ -27,7 +30,9 @@ def test_line_says_everything() -> None:
         "picture": "tray/000017.png",
         "captured_at": "2026-11-22T03:04:05.678Z",
         "verdict": "FAIL",
+        "action": "fail",
         "score": 2.5,
+        "p_value": None,
         "threshold": 1.5,
         "latency_ms": 13.875,
         "stage_ms": {"queue": 1.0, "prepare": 2.5, "compute": 10.25, "judge": 0.125},
@@ -51,6 +56,29 @@ def test_error_has_no_score() -> None:
 
     assert (line["verdict"], line["score"], line["threshold"]) == ("ERROR", None, None)
     assert line["error"] == "the picture is black"
+
+
+@pytest.mark.parametrize(
+    ("outcome", "action"),
+    [
+        (Outcome.PASS, Action.PASS),
+        (Outcome.REVIEW, Action.REVIEW),
+        (Outcome.FAIL, Action.FAIL),
+        (Outcome.LATE, Action.REVIEW),
+        (Outcome.ERROR, Action.PASS),
+    ],
+)
+def test_the_policy_speaks_only_for_parts_that_nobody_judged(outcome: Outcome, action: Action) -> None:
+    """However lenient it is, a part that was judged gets what the judge said."""
+    policy = Policy(on_late=Action.REVIEW, on_error=Action.PASS)
+
+    assert Verdict(outcome, 0, "", WHEN, None, None, policy=policy).action is action
+
+
+@pytest.mark.parametrize("outcome", [Outcome.LATE, Outcome.ERROR])
+def test_a_part_that_nobody_judged_is_rejected_unless_told_otherwise(outcome: Outcome) -> None:
+    """The safe side is the default."""
+    assert Verdict(outcome, 0, "", WHEN, None, None).action is Action.FAIL
 
 
 @pytest.mark.parametrize("outcome", list(Outcome))

@@ -6,7 +6,7 @@ import scipy.stats
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from mapl_edge.calibrate.limits import limit_from_normals, upper_bound
+from mapl_edge.calibrate.limits import limit_from_normals, lower_bound, upper_bound
 from mapl_edge.errors import DataError
 
 
@@ -17,7 +17,7 @@ def test_bound_is_clopper_pearsons(n: int, data: st.DataObject, confidence: floa
     events = data.draw(st.integers(0, min(n - 1, 60)))
 
     assert upper_bound(events, n, confidence) == pytest.approx(
-        scipy.stats.beta.ppf(confidence, events + 1, n - events), rel=1e-9, abs=1e-12
+        scipy.stats.beta.ppf(confidence, events + 1, n - events), rel=0, abs=1e-12
     )
 
 
@@ -42,22 +42,45 @@ def test_limit_is_the_tightest_that_keeps_the_wish(n: int, wish: float, confiden
     assert upper_bound(limit.n_above + 1, n, confidence) > wish
 
 
-@pytest.mark.parametrize("draw", ["normal", "lognormal", "uniform", "pareto"])
-def test_the_promise_holds_in_simulation(draw: str) -> None:
-    """At least 1 - δ of draws keep α, for any distribution (within four Monte-Carlo standard errors)."""
-    rng = np.random.default_rng(0)
-    distribution = {
-        "normal": scipy.stats.norm(),
-        "lognormal": scipy.stats.lognorm(1.0),
-        "uniform": scipy.stats.uniform(),
-        "pareto": scipy.stats.pareto(2.0),
-    }[draw]
-    kept = [
-        distribution.sf(limit_from_normals(distribution.rvs(150, random_state=rng), 0.05).limit) <= 0.05
-        for _ in range(500)
-    ]
+@given(st.integers(10, 800), st.floats(0.005, 0.3), st.floats(0.6, 0.99))
+@settings(max_examples=30, deadline=None)
+def test_what_more_pictures_buy_is_exact(n: int, wish: float, confidence: float) -> None:
+    """With one picture fewer than it says nothing is gained."""
+    limit = limit_from_normals(np.arange(n), wish, confidence)
+    bought, before = (
+        limit_from_normals(np.arange(max(10, m)), wish, confidence) for m in (limit.n_next, limit.n_next - 1)
+    )
 
-    assert np.mean(kept) >= 0.95 - 4 * np.sqrt(0.05 * 0.95 / 500)
+    if limit.achieved > wish:
+        assert limit.n_next == limit.n_needed > n
+        assert bought.achieved <= wish
+        assert before.achieved > wish or limit.n_next <= 10
+    else:
+        assert limit.n_next > n
+        assert (bought.n_above, before.n_above) == (limit.n_above + 1, limit.n_above)
+
+
+def test_more_says_how_many_more() -> None:
+    """Both kinds: the wish itself, then a tighter limit."""
+    assert limit_from_normals(np.arange(60), 0.01).more == "239 more good parts would keep 1.0%"
+    assert limit_from_normals(np.arange(60), 0.05).more == (
+        "33 more good parts would let one more lie above a lower limit and still keep 5.0%"
+    )
+
+
+def test_a_small_wish_is_not_rounded_away() -> None:
+    """0.05 % is not 0.1 %, nor 99.9 % confidence certainty."""
+    assert "for 0.05% you need 13813 (13753 more)" in str(limit_from_normals(np.arange(60), 0.0005, 0.999))
+    assert "(99.9% confidence)" in str(limit_from_normals(np.arange(60), 0.0005, 0.999))
+
+
+def test_ten_thousand_scores_take_no_time() -> None:
+    """The limit is where scipy's bound says, also far down the order."""
+    limit = limit_from_normals(np.arange(10_000))
+
+    r = np.arange(9_999)
+    assert limit.n_above == (scipy.stats.beta.ppf(0.95, r + 1, 10_000 - r) <= 0.05).sum() - 1
+    assert lower_bound(3, 10_000, 0.95) == pytest.approx(scipy.stats.beta.ppf(0.05, 3, 9_998), abs=1e-12)
 
 
 @pytest.mark.parametrize(
@@ -68,6 +91,11 @@ def test_the_promise_holds_in_simulation(draw: str) -> None:
         (range(20), 0.0, 0.95, "impossible"),
         (range(20), 0.05, 1.0, "impossible"),
         (range(20), 1.5, 0.95, "impossible"),
+        (range(20), float("nan"), 0.95, "impossible"),
+        (range(20), 1e-300, 0.95, "impossible"),
+        ([0.5] * 20, 0.05, 0.95, "all 20 scores of good parts are 0.5"),
+        (["0.5", "high"] * 10, 0.05, 0.95, "not all numbers"),
+        ([*range(20), float("inf")], 0.05, 0.95, "1 of 21 scores are not numbers"),
     ],
 )
 def test_what_cannot_be_promised_is_refused(scores: object, wish: float, confidence: float, says: str) -> None:

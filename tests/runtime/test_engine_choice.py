@@ -14,7 +14,7 @@ from mapl_edge.bundle import ENGINES, Bundle, open_bundle, write_manifest
 from mapl_edge.engine_record import plain_engine, write_record
 from mapl_edge.errors import BackendError, ParityError
 from mapl_edge.files import sha256_of
-from mapl_edge.runtime import choose_engine, engine_choice
+from mapl_edge.runtime import choose_engine, engine_choice, standby_engines
 from mapl_edge.runtime.engine_choice import record_choice
 
 BROKEN = "onnxruntime-int8-fused"
@@ -211,3 +211,47 @@ def test_an_unwritable_cache_is_no_reason_to_stop(bundle: Bundle, tmp_path: Path
     (tmp_path / "file").write_text("")
 
     choose_engine(bundle, threads=1, cache=tmp_path / "file" / "proofs")[0].close()
+
+
+def test_standby_gives_the_chosen_engine_first_and_then_another_of_its_kind(bundle: Bundle, cache: Path) -> None:
+    """A `DeadlineInspector` closes what it opened, so the second is new."""
+    engine, proof = choose_engine(bundle, threads=1, cache=cache)
+
+    (open_first,) = standby_engines(bundle, engine, proof.engine, threads=1, cache=cache)
+    first, second = open_first(), open_first()
+    with first, second:
+        assert first is engine
+        assert second is not engine
+        assert second.name == engine.name
+
+
+def test_standby_engines_must_prove_themselves_too(bundle: Bundle, cache: Path, proved: list[str]) -> None:
+    """Trouble with one engine is no reason to trust another."""
+    engine, proof = choose_engine(bundle, threads=1, cache=cache)
+    add(bundle, rewired(bundle, "nan"))
+
+    with engine:
+        _, open_next = standby_engines(bundle, engine, proof.engine, threads=1, cache=cache)
+        assert proved == ["onnxruntime-fp32-fused"]  # nothing is proved before it is needed
+        with pytest.raises(ParityError):
+            open_next()
+
+
+def test_a_named_engine_has_no_other_on_standby(bundle: Bundle, cache: Path) -> None:
+    """Who names one wants that one."""
+    add(bundle)
+    engine, proof = choose_engine(bundle, "onnxruntime-fp32-fused", threads=1, cache=cache)
+
+    with engine:
+        assert len(standby_engines(bundle, engine, proof.engine, "onnxruntime-fp32-fused", cache=cache)) == 1
+        assert len(standby_engines(bundle, engine, proof.engine, cache=cache)) == 2
+
+
+@pytest.mark.parametrize("wanted", ["auto", "onnxruntime"])
+def test_no_engine_takes_over_that_the_limits_were_not_set_with(bundle: Bundle, cache: Path, wanted: str) -> None:
+    """A limit of fp32 scores means nothing to int8 ones, least of all unattended."""
+    add(bundle)
+    engine, proof = choose_engine(bundle, "onnxruntime-fp32-fused", threads=1, cache=cache)
+
+    with engine:
+        assert len(standby_engines(bundle, engine, proof.engine, wanted, precisions=("fp32",), cache=cache)) == 1

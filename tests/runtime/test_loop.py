@@ -10,7 +10,7 @@ from mapl_edge.calibration import Limits
 from mapl_edge.contract import InputContract
 from mapl_edge.errors import CameraError, OutputError
 from mapl_edge.frame import Frame
-from mapl_edge.runtime import Inspection, Inspector, Shot, run
+from mapl_edge.runtime import Drop, Inspection, Inspector, Shot, run
 from mapl_edge.testing import FakeEngine, ManualClock
 from mapl_edge.verdict import Outcome
 
@@ -155,3 +155,59 @@ def test_a_sink_that_fails_frees_the_source(live: bool) -> None:
 
     assert source.closed == 1
     assert threading.active_count() == before
+
+
+def test_drops_are_counted_by_cause() -> None:
+    """Frames that nobody took when the run ended are not lost from the books."""
+    taken, passed = threading.Event(), threading.Event()
+
+    class Busy(ListSource):
+        def shots(self) -> Iterator[Shot]:
+            for shot in super().shots():
+                yield shot
+                assert taken.wait(10)
+            passed.set()
+
+    def busy(inspection: Inspection) -> None:
+        taken.set()
+        assert passed.wait(10)
+
+    summary = run(Busy(50, live=True), inspector(), [ListSink(busy)], max_frames=1)
+
+    assert summary.frames == 1
+    assert summary.drops[Drop.STOPPED] == 1
+    assert summary.drops[Drop.NEWER] == 48
+
+
+def test_a_shot_that_was_made_gets_its_verdict_though_stop_was_set_meanwhile() -> None:
+    """A part that was triggered must be answered."""
+    stop = threading.Event()
+
+    class Stopped(ListSource):
+        def shots(self) -> Iterator[Shot]:
+            for shot in super().shots():
+                if shot.seq == 2:
+                    stop.set()
+                yield shot
+
+    source, sink = Stopped(10), ListSink()
+    run(source, inspector(), [sink], stop)
+
+    assert source.given == 3
+    assert sink.seqs == [0, 1, 2]
+
+
+def test_a_shot_is_expected_before_it_is_inspected() -> None:
+    """A sink that keeps accounts must know of a shot that never comes back; the others need not care."""
+    heard: list[tuple[str, int]] = []
+
+    class Accounts(ListSink):
+        def expect(self, shot: Shot) -> None:
+            heard.append(("expect", shot.seq))
+
+        def emit(self, inspection: Inspection) -> None:
+            heard.append(("emit", inspection.verdict.seq))
+
+    run(ListSource(2), inspector(), [ListSink(), Accounts()])
+
+    assert heard == [("expect", 0), ("emit", 0), ("expect", 1), ("emit", 1)]

@@ -1,0 +1,61 @@
+"""Two limits from one set of good parts, each with its own promise."""
+
+import numpy as np
+import pytest
+
+from mapl_edge.calibrate.decision import Wish, decide
+from mapl_edge.calibrate.tradeoff import Costs
+from mapl_edge.engine import Reading
+from mapl_edge.errors import DataError
+from mapl_edge.judge import judge
+from mapl_edge.verdict import Outcome
+
+MAP = np.zeros((32, 32), np.float32)
+
+
+def test_review_and_fail_each_keep_their_share() -> None:
+    """299 good parts: none above fail for 1 %, 21 above review for 10 %; judge makes three bands of it."""
+    decision = decide(range(299), [], Wish(0.01, review_false_reject=0.1))
+    outcomes = [judge(Reading(float(score), MAP, 0), decision.limits) for score in (0, 277, 278, 298, 299)]
+
+    assert decision.review is not None
+    assert (decision.limits.fail, decision.limits.review) == (298, 298 - decision.review.n_above)
+    assert decision.review.n_above == 21
+    assert decision.review.achieved <= 0.1
+    assert outcomes == [Outcome.PASS, Outcome.PASS, Outcome.REVIEW, Outcome.REVIEW, Outcome.FAIL]
+
+
+def test_with_few_parts_the_two_are_one_and_it_is_told() -> None:
+    """Twenty good parts can promise neither 5 % nor 10 %."""
+    decision = decide(range(20), [], Wish(0.05, review_false_reject=0.1))
+
+    assert decision.limits.review == decision.limits.fail
+    assert any("9 more good parts would keep 10.0%" in line for line in decision.lines())
+
+
+@pytest.mark.parametrize(
+    ("bad", "wish", "says"),
+    [
+        ([], Wish(0.05, review_false_reject=0.05), "leaves no room for REVIEW"),
+        ([5.5], Wish(review_false_reject=0.1, rule="f1"), "would lie above the fail limit"),
+        ([5.5], Wish(rule="recall"), "give --target-recall"),
+        ([5.5], Wish(rule="cost"), "both costs"),
+        ([5.5], Wish(review_false_reject=2), "impossible"),
+    ],
+    ids=["equal", "above-fail", "no-target", "no-costs", "impossible"],
+)
+def test_wishes_that_contradict_themselves_are_refused(bad: list[float], wish: Wish, says: str) -> None:
+    """One line, before anything is written."""
+    good = [*np.linspace(0, 5, 90), *np.linspace(6, 9, 40)] if wish.rule == "f1" else [*range(100)]
+
+    with pytest.raises(DataError, match=says):
+        decide([float(s) for s in good], bad * 60, wish)
+
+
+def test_costs_are_told_whatever_sets_the_limit() -> None:
+    """The operator sees what the promise costs."""
+    decision = decide([*range(60)], [*range(50, 90)], Wish(costs=Costs(50, 1)))
+
+    assert [point.rule for point in decision.points] == ["promise", "f1", "cost"]
+    assert all(point.cost is not None for point in decision.points)
+    assert decision.points[0].cost >= decision.points[2].cost  # type: ignore[operator]

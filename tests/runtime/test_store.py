@@ -1,0 +1,588 @@
+"""The store: nothing acknowledged is lost, every trigger is accounted for, and the disk may be as full as it likes."""
+
+from __future__ import annotations
+
+import errno
+import json
+import sqlite3
+import subprocess
+import sys
+import threading
+from contextlib import closing
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from mapl_edge.calibration import Limits
+from mapl_edge.config import StoreConfig
+from mapl_edge.contract import InputContract
+from mapl_edge.errors import DataError, OutputError
+from mapl_edge.frame import Frame
+from mapl_edge.picture import picture_from_file
+from mapl_edge.runtime import Blank, Inspection, Inspector, RunIdentity, Store, open_store, run, store_pictures
+from mapl_edge.runtime import store as store_module
+from mapl_edge.runtime.history import Wanted, open_history
+from mapl_edge.runtime.ledger import STOPPED
+from mapl_edge.runtime.store_database import DATABASE, MIGRATIONS, connect
+from mapl_edge.testing import FakeEngine, ManualClock
+from mapl_edge.verdict import Outcome, StageTimes, Verdict
+
+LIMITS = Limits(fail=0.5)
+CONFIG = StoreConfig(min_free_mb=0)
+SCORES = {Outcome.PASS: 0.1, Outcome.REVIEW: 0.4, Outcome.FAIL: 0.9}
+
+
+def opened(
+    folder: Path, name: str = "r1", config: StoreConfig = CONFIG, clock: ManualClock | None = None, camera: str = "c"
+) -> Store:
+    """A store for one run."""
+    return open_store(folder, RunIdentity(name, camera, "bundle", "calibration", "fake", LIMITS), config, clock)
+
+
+def blank(seq: int, clock: ManualClock) -> Blank:
+    """A shot without a picture."""
+    return Blank(seq, clock.monotonic(), clock.utc(), f"{seq}", "no picture")
+
+
+def given_verdict(shot: Blank, outcome: Outcome = Outcome.PASS) -> Inspection:
+    """A verdict for it."""
+    verdict = Verdict(outcome, shot.seq, shot.name, shot.captured_at, SCORES.get(outcome), 0.5, StageTimes(compute=3))
+    return Inspection(verdict, shot, None)
+
+
+def answer(store: Store, clock: ManualClock, *seqs: int, outcome: Outcome = Outcome.PASS) -> None:
+    """Trigger and verdict of some shots."""
+    for seq in seqs:
+        store.expect(blank(seq, clock))
+        store.emit(given_verdict(blank(seq, clock), outcome))
+
+
+def frame(seq: int, clock: ManualClock, grey: int = 200, side: int = 32) -> Frame:
+    """A picture with noise: PNG cannot make it small."""
+    image = np.random.default_rng(seq).integers(grey - 50, grey + 50, (side, side, 3), dtype=np.uint8)
+    return Frame(image, seq, clock.monotonic(), clock.utc(), f"{seq}")
+
+
+def inspector(clock: ManualClock) -> Inspector:
+    """Fails above a grey of 127."""
+    return Inspector(FakeEngine(), InputContract(size_hw=(32, 32)), LIMITS, clock)
+
+
+def entries(folder: Path, **wanted: object) -> list[tuple[int, Outcome]]:
+    """What the store holds, read as others read it."""
+    with open_history(folder) as history:
+        return [(entry.seq, entry.verdict) for entry in history.entries(Wanted(**wanted))]  # type: ignore[arg-type]
+
+
+def pictures(folder: Path) -> list[str]:
+    """Names of the files that are there."""
+    return sorted(path.name for path in folder.glob("pictures/*/*"))
+
+
+class Frames:
+    """A source of frames with rejects in between."""
+
+    live = False
+
+    def __init__(self, clock: ManualClock, n: int) -> None:
+        self._clock, self._n = clock, n
+
+    def shots(self):  # type: ignore[no-untyped-def]
+        for seq in range(self._n):
+            self._clock.advance(0.1)
+            yield frame(seq, self._clock, 200 if seq % 4 == 3 else 60)
+
+    def close(self) -> None: ...
+
+
+def test_a_run_is_kept_whole(tmp_path: Path) -> None:
+    """Every verdict with its stamps, times and digests; rejects and the first of every so many passes with pictures."""
+    clock = ManualClock()
+    store = opened(tmp_path, config=StoreConfig(min_free_mb=0, pass_every=4), clock=clock)
+
+    run(Frames(clock, 12), inspector(clock), [store])
+
+    assert str(store.ledger()) == ("run r1, camera c: 12 triggers = 9 PASS + 0 REVIEW + 3 FAIL + 0 LATE + 0 ERROR")
+    with open_history(tmp_path) as history:
+        kept = list(history.entries(Wanted()))
+    assert [entry.seq for entry in kept] == list(range(12))
+    assert [e.seq for e in kept if e.stored_picture] == [0, 3, 5, 7, 10, 11]
+    fail = kept[3]
+    assert (fail.run, fail.camera, fail.bundle, fail.calibration, fail.engine) == (
+        "r1", "c", "bundle", "calibration", "fake",
+    )  # fmt: skip
+    assert (fail.verdict, fail.threshold, fail.latency_ms) == (Outcome.FAIL, 0.5, 0.0)
+    assert fail.captured_at == ManualClock().utc().replace(microsecond=400_000)
+    assert set(fail.stage_ms) >= {"queue", "prepare", "compute", "judge"}
+    assert fail.stored_picture is not None
+    assert fail.stored_map is not None
+    np.testing.assert_array_equal(picture_from_file(fail.stored_picture), frame(3, clock).image)
+    assert picture_from_file(fail.stored_map).shape == (32, 32, 3)
+    json.dumps(fail.as_json())
+    assert list(tmp_path.glob(".run-*")) == []
+
+
+def test_a_flushed_verdict_is_on_the_disk(tmp_path: Path) -> None:
+    """Acknowledged: another process can read it while the station goes on."""
+    clock = ManualClock()
+    with opened(tmp_path, clock=clock) as store:
+        answer(store, clock, 0)
+        store.flush()
+
+        assert entries(tmp_path) == [(0, Outcome.PASS)]
+        assert store.ledger().running
+
+
+def test_a_name_that_is_not_utf8_is_kept(tmp_path: Path) -> None:
+    """File names on Linux are bytes."""
+    clock = ManualClock()
+    shot = Blank(0, clock.monotonic(), clock.utc(), "Teil-\udcff.png", "cannot be read: Teil-\udcff.png")
+    with opened(tmp_path, clock=clock) as store:
+        store.expect(shot)
+        store.emit(inspector(clock).inspect(shot))
+
+    with open_history(tmp_path) as history:
+        (kept,) = history.entries(Wanted())
+    assert kept.picture == "Teil-\\udcff.png"
+
+
+def test_kills_lose_nothing_acknowledged(tmp_path: Path) -> None:
+    """A dozen SIGKILLs at random moments: the accounts balance, no verdict is there twice, a second start adds none."""
+    script = Path(__file__).with_name("kill_store.py")
+
+    done = subprocess.run(
+        [sys.executable, str(script), str(tmp_path), "1"], capture_output=True, text=True, check=False, timeout=240
+    )
+
+    assert done.returncode == 0, done.stderr
+    first, second = json.loads(done.stdout)
+    assert first == second
+    assert first["acknowledged"] > 12
+    wrong = ("alarms", "lost", "twice", "half_files", "locks")
+    assert {key: first[key] for key in wrong if first[key]} == {}
+    assert first["balanced"]
+    assert first["pictures_known"]
+    assert 0 < first["stopped"] <= 12, "one shot at most is in flight at a kill"
+
+
+def abandoned(folder: Path, clock: ManualClock, *, answered: int, in_flight: int) -> None:
+    """A run whose process is gone: its lock is free, and it never said goodbye."""
+    store = opened(folder, "dead", clock=clock)
+    answer(store, clock, *range(answered))
+    for seq in range(answered, answered + in_flight):
+        store.expect(blank(seq, clock))
+    store.close()
+    with closing(connect(folder, write=True)) as connection:
+        connection.execute("UPDATE shots SET outcome = NULL, error = NULL WHERE seq >= ?", (answered,))
+        connection.execute("UPDATE runs SET ended_us = NULL")
+
+
+def test_shots_in_flight_become_errors_once(tmp_path: Path) -> None:
+    """However often the station starts again."""
+    clock = ManualClock()
+    abandoned(tmp_path, clock, answered=3, in_flight=2)
+
+    for start in range(3):
+        with opened(tmp_path, f"r{start}", clock=clock) as store:
+            assert store.alarms == ()
+            account = store.ledger("dead", "c")
+            assert account.balanced
+            assert account.verdicts == {Outcome.PASS: 3, Outcome.ERROR: 2}
+
+    with open_history(tmp_path) as history:
+        stopped = list(history.entries(Wanted(verdict=Outcome.ERROR)))
+    assert [(entry.seq, entry.error, entry.latency_ms) for entry in stopped] == [(3, STOPPED, None), (4, STOPPED, None)]
+
+
+def test_a_run_that_lives_is_left_alone(tmp_path: Path) -> None:
+    """Two cameras may share a store; one that starts must not end the other's shots."""
+    clock = ManualClock()
+    with opened(tmp_path, "r1", clock=clock) as first:
+        first.expect(blank(0, clock))
+        first.flush()
+
+        with opened(tmp_path, "r2", clock=clock, camera="d") as second:
+            assert second.ledger("r1", "c").running
+        first.emit(given_verdict(blank(0, clock)))
+
+    assert entries(tmp_path) == [(0, Outcome.PASS)]
+
+
+def test_an_imbalance_is_an_alarm_with_its_numbers(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """A verdict that vanished from the database is missed at every start."""
+    clock = ManualClock()
+    with opened(tmp_path, "r1", clock=clock) as store:
+        answer(store, clock, *range(8))
+    with closing(connect(tmp_path, write=True)) as connection:
+        connection.execute("UPDATE shots SET outcome = NULL WHERE seq IN (2, 3, 6)")
+        connection.execute("DELETE FROM shots WHERE seq = 7")
+
+    with opened(tmp_path, "r2", clock=clock) as store:
+        (account,) = store.alarms
+
+    assert account.missing == (range(2, 4), range(6, 7))
+    assert "8 triggers ≠ 4 PASS" in str(account)
+    assert "without a verdict: 2-3, 6" in caplog.text
+
+
+def test_a_verdict_without_a_trigger_is_an_alarm(tmp_path: Path) -> None:
+    """Where it came from nobody knows."""
+    clock = ManualClock()
+    with opened(tmp_path, clock=clock) as store:
+        answer(store, clock, 0)
+        store.emit(given_verdict(blank(7, clock)))
+
+    account = store.ledger()
+    assert account.unexpected == (7,)
+    assert not account.balanced
+
+
+@pytest.mark.parametrize("flushed", [False, True], ids=["waiting", "committed"])
+def test_the_first_verdict_stands(tmp_path: Path, flushed: bool) -> None:
+    """What comes after a verdict went out changes nothing."""
+    clock = ManualClock()
+    with opened(tmp_path, clock=clock) as store:
+        answer(store, clock, 0)
+        if flushed:
+            store.flush()
+        answer(store, clock, 0, outcome=Outcome.FAIL)
+        store.flush()
+        account = store.ledger()
+
+    assert store.repeated == 2
+    assert account.balanced
+    assert entries(tmp_path) == [(0, Outcome.PASS)]
+
+
+STEPS = st.lists(
+    st.tuples(
+        st.integers(1, 3),  # how far seq moves on: live cameras leave gaps
+        st.sampled_from([*Outcome, None]),  # None: no verdict comes
+        st.sampled_from(["", "flush", "late", "tidy"]),
+    ),
+    max_size=30,
+)
+
+
+@settings(max_examples=40, deadline=None)
+@given(steps=STEPS, keep=st.integers(1, 40), killed=st.booleans())
+def test_triggers_are_conserved(
+    tmp_path_factory: pytest.TempPathFactory, steps: list[tuple[int, Outcome | None, str]], keep: int, killed: bool
+) -> None:
+    """Whatever the order of triggers, verdicts, commits, retention and restarts, each shot is counted once."""
+    folder, clock = tmp_path_factory.mktemp("store"), ManualClock()
+    store = opened(folder, config=StoreConfig(keep_verdicts=keep), clock=clock)
+    seq, expected, late = -1, dict.fromkeys(Outcome, 0), []
+    for step, outcome, then in steps:
+        seq += step
+        store.expect(blank(seq, clock))
+        if outcome is None:
+            expected[Outcome.ERROR] += 1
+        else:
+            expected[outcome] += 1
+            late.append(given_verdict(blank(seq, clock), outcome))
+            if then != "late":
+                for inspection in late:
+                    store.emit(inspection)
+                late = []
+        if then == "tidy":
+            clock.advance(61)
+        if then:
+            store.flush()
+    for inspection in late:
+        store.emit(inspection)
+    store.close()
+    if killed:
+        with closing(connect(folder, write=True)) as connection:
+            connection.execute("UPDATE shots SET outcome = NULL WHERE error = ?", (STOPPED,))
+            connection.execute("UPDATE runs SET ended_us = NULL")
+        opened(folder, "r2", config=StoreConfig(keep_verdicts=keep), clock=clock).close()
+
+    account = store.ledger()
+    assert account.balanced, account
+    assert account.triggers == len(steps)
+    assert {o: n for o, n in account.verdicts.items() if n} == {o: n for o, n in expected.items() if n}
+    assert len(entries(folder)) == len({seq for seq, _ in entries(folder)})
+
+
+def test_old_verdicts_go_by_age(tmp_path: Path) -> None:
+    """With their pictures; the ledger still counts them."""
+    clock = ManualClock()
+    with opened(tmp_path, config=StoreConfig(keep_days=2, min_free_mb=0), clock=clock) as store:
+        for seq in range(4):
+            store.expect(frame(seq, clock))
+            store.emit(inspector(clock).inspect(frame(seq, clock)))
+            store.flush(pictures=True)
+            clock.advance(86400)
+        store.flush()
+        account = store.ledger()
+
+    assert entries(tmp_path) == [(2, Outcome.FAIL), (3, Outcome.FAIL)]
+    assert pictures(tmp_path) == ["000000002.map.jpg", "000000002.png", "000000003.map.jpg", "000000003.png"]
+    assert (account.triggers, account.balanced) == (4, True)
+
+
+def test_old_verdicts_go_by_number(tmp_path: Path) -> None:
+    """The newest stay."""
+    clock = ManualClock()
+    with opened(tmp_path, config=StoreConfig(keep_verdicts=5), clock=clock) as store:
+        answer(store, clock, *range(20))
+        store.flush()
+        clock.advance(61)
+        store.flush()
+
+        assert [seq for seq, _ in entries(tmp_path)] == list(range(15, 20))
+        assert store.ledger().balanced
+
+
+def test_pictures_keep_to_their_quota(tmp_path: Path) -> None:
+    """The oldest go first, and their verdicts stay."""
+    clock = ManualClock()
+    with opened(tmp_path, config=StoreConfig(keep_pictures_mb=0.05, min_free_mb=0), clock=clock) as store:
+        for seq in range(12):
+            store.expect(frame(seq, clock, side=64))
+            store.emit(inspector(clock).inspect(frame(seq, clock, side=64)))
+            store.flush(pictures=True)
+            store.flush()
+
+    left = list(tmp_path.glob("pictures/*/*"))
+    assert 10_000 < sum(path.stat().st_size for path in left) <= 50_000
+    assert max(path.name for path in left) == "000000011.png"
+    assert len(entries(tmp_path)) == 12
+    kept = entries(tmp_path, with_picture=True)
+    assert [f"{seq:09d}.png" for seq, _ in kept] == sorted(p.name for p in left if p.suffix == ".png")
+
+
+def test_a_full_queue_drops_the_picture_never_the_verdict(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A slow disk must not hold the line up; told once."""
+    clock, may_write = ManualClock(), threading.Event()
+    write = store_pictures.PictureWriter._write
+
+    def slow(self: store_pictures.PictureWriter, picture: store_pictures.StoredPicture) -> None:
+        assert may_write.wait(30)
+        write(self, picture)
+
+    monkeypatch.setattr(store_pictures.PictureWriter, "_write", slow)
+    monkeypatch.setattr(store_module, "QUEUE_BYTES", 3 * 32 * 32 * 3)
+    with opened(tmp_path, clock=clock) as store:
+        for seq in range(20):
+            store.expect(frame(seq, clock))
+            store.emit(inspector(clock).inspect(frame(seq, clock)))
+        may_write.set()
+
+    assert len(entries(tmp_path)) == 20
+    assert store.dropped_pictures >= 16
+    assert len(pictures(tmp_path)) == 2 * (20 - store.dropped_pictures)
+
+
+def test_a_disk_that_refuses_pictures_keeps_verdicts(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """No half file stays; told once, not for each."""
+    clock = ManualClock()
+
+    def full(self: Path, data: bytes) -> int:
+        self.touch()
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(Path, "write_bytes", full)
+    with opened(tmp_path, clock=clock) as store:
+        for seq in range(5):
+            store.expect(frame(seq, clock))
+            store.emit(inspector(clock).inspect(frame(seq, clock)))
+
+    assert store.dropped_pictures == 5
+    assert pictures(tmp_path) == []
+    assert len(entries(tmp_path)) == 5
+    assert caplog.text.count("pictures are dropped: No space left on device") == 1
+
+
+def make_full(store: Store) -> None:
+    """No page more: what SQLite then says is what it says on a full disk."""
+    (pages,) = store._database.execute("PRAGMA page_count").fetchone()
+    store._database.execute(f"PRAGMA max_page_count = {pages}")
+
+
+def make_room(store: Store) -> None:
+    """Somebody deleted something."""
+    store._database.execute("PRAGMA max_page_count = 1000000")
+
+
+def test_on_a_full_disk_pictures_go_and_verdicts_wait(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """Kept in memory, told once, written when there is room; nothing is missing then."""
+    clock = ManualClock()
+    with opened(tmp_path, clock=clock) as store:
+        store.expect(frame(0, clock))
+        store.emit(inspector(clock).inspect(frame(0, clock)))
+        store.flush(pictures=True)
+        assert len(pictures(tmp_path)) == 2
+
+        make_full(store)
+        answer(store, clock, *range(1, 2000))
+        for _ in range(3):
+            with pytest.raises(OutputError, match="the disk is full; free some space; 1999 verdicts wait in memory"):
+                store.flush()
+        assert pictures(tmp_path) == []
+        make_room(store)
+        answer(store, clock, 2000)
+        store.flush()
+
+        assert store.ledger().balanced
+        assert len(entries(tmp_path)) == 2001
+    assert caplog.text.count("verdicts wait in memory") == 1
+    assert caplog.text.count("written again") == 1
+
+
+def test_beyond_its_bound_memory_keeps_only_the_numbers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The ledger then names what was lost."""
+    clock = ManualClock()
+    monkeypatch.setattr(store_module, "KEPT", 500)
+    with opened(tmp_path, clock=clock) as store:
+        make_full(store)
+        answer(store, clock, *range(2000))
+        with pytest.raises(OutputError, match="500 verdicts wait"):
+            store.flush()
+        make_room(store)
+        store.flush()
+        account = store.ledger()
+
+    assert account.triggers == 2000
+    assert account.verdicts == {Outcome.PASS: 500}
+    assert account.missing == (range(500, 2000),)
+
+
+def test_a_disk_that_stays_full_is_told_at_the_end(tmp_path: Path) -> None:
+    """With how much is lost; the next start counts the shots that were on the disk."""
+    clock = ManualClock()
+    store = opened(tmp_path, clock=clock)
+    store.expect(blank(0, clock))
+    store.flush()
+    make_full(store)
+    store.emit(given_verdict(blank(0, clock)))
+    answer(store, clock, *range(1, 1000))
+
+    with pytest.raises(OutputError, match="1000 verdicts are lost"):
+        store.close()
+    store.close()
+
+    with opened(tmp_path, "r2", clock=clock) as again:
+        assert again.ledger("r1", "c").verdicts == {Outcome.ERROR: 1}
+
+
+def test_a_real_small_disk_keeps_its_verdicts(tmp_path: Path) -> None:
+    """Pictures fill it; verdicts go on at their cost."""
+    disk = tmp_path / "disk"
+    disk.mkdir()
+    mount = ["mount", "-t", "tmpfs", "-o", "size=1m", "tmpfs", str(disk)]
+    if (mounted := subprocess.run(mount, capture_output=True, check=False)).returncode != 0:
+        pytest.skip(f"cannot mount a small disk here: {mounted.stderr.decode().strip()}")
+    clock = ManualClock()
+    try:
+        with opened(disk / "store", clock=clock) as store:
+            for seq in range(100):
+                store.expect(frame(seq, clock, side=96))
+                store.emit(inspector(clock).inspect(frame(seq, clock, side=96)))
+                if seq % 10 == 9:
+                    store.flush(pictures=True)
+            account = store.ledger()
+            assert account.balanced
+            assert account.triggers == 100
+            assert store.dropped_pictures > 0
+    finally:
+        subprocess.run(["umount", str(disk)], check=True)
+
+
+def test_a_newer_schema_is_refused(tmp_path: Path) -> None:
+    """Writing into it could spoil what a newer version wrote; not a byte is changed."""
+    with opened(tmp_path):
+        pass
+    with closing(sqlite3.connect(tmp_path / DATABASE)) as connection:
+        connection.execute(f"PRAGMA user_version = {len(MIGRATIONS) + 1}")
+    before = (tmp_path / DATABASE).read_bytes()
+
+    with pytest.raises(DataError, match=r"schema 2 is newer than this version reads \(1\); update mapl-edge"):
+        opened(tmp_path, "r2")
+    with pytest.raises(DataError, match="newer"), open_history(tmp_path):
+        pass
+
+    assert (tmp_path / DATABASE).read_bytes() == before
+
+
+def test_an_older_schema_is_brought_up(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """By the migrations that are missing, once; readers say who does it."""
+    clock = ManualClock()
+    with opened(tmp_path, clock=clock) as store:
+        answer(store, clock, 0)
+    monkeypatch.setattr(
+        "mapl_edge.runtime.store_database.MIGRATIONS", [*MIGRATIONS, ("ALTER TABLE runs ADD COLUMN note TEXT",)]
+    )
+
+    with pytest.raises(DataError, match="older"), open_history(tmp_path):
+        pass
+    for name in ("r2", "r3"):
+        opened(tmp_path, name, clock=clock).close()
+
+    assert entries(tmp_path) == [(0, Outcome.PASS)]
+
+
+@pytest.mark.parametrize("content", ["text", "other"])
+def test_a_file_of_somebody_else_is_refused(tmp_path: Path, content: str) -> None:
+    """A wrong folder must not cost them their data."""
+    path = tmp_path / DATABASE
+    if content == "text":
+        path.write_text("notes of somebody, long enough to be no database header at all")
+    else:
+        with closing(sqlite3.connect(path)) as connection:
+            connection.execute("CREATE TABLE notes (id)")
+    before = path.read_bytes()
+
+    with pytest.raises(DataError, match=r"not a database|another program"):
+        opened(tmp_path)
+
+    assert path.read_bytes() == before
+
+
+def test_a_run_has_its_own_name(tmp_path: Path) -> None:
+    """Two runs of one name would share their sequence numbers."""
+    opened(tmp_path).close()
+
+    with pytest.raises(OutputError, match="give each run its own name"):
+        opened(tmp_path)
+    assert list(tmp_path.glob(".run-*")) == []
+
+
+def test_a_reader_needs_a_store(tmp_path: Path) -> None:
+    """And makes none."""
+    with pytest.raises(DataError, match="mapl-edge run --store"), open_history(tmp_path):
+        pass
+
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_closed_store_takes_nothing(tmp_path: Path) -> None:
+    """It would be lost."""
+    clock = ManualClock()
+    store = opened(tmp_path, clock=clock)
+    store.close()
+
+    with pytest.raises(OutputError, match="was closed"):
+        answer(store, clock, 0)
+
+
+def test_history_is_filtered(tmp_path: Path) -> None:
+    """By camera, verdict, time and number, newest last."""
+    clock = ManualClock()
+    for camera in ("c", "d"):
+        with opened(tmp_path, clock=clock, camera=camera) as store:
+            for seq in range(6):
+                clock.advance(60)
+                answer(store, clock, seq, outcome=Outcome.FAIL if seq % 2 else Outcome.PASS)
+    middle = clock.utc().replace(minute=8)
+
+    assert [seq for seq, _ in entries(tmp_path, last=3)] == [3, 4, 5]
+    assert [seq for seq, _ in entries(tmp_path, camera="c")] == list(range(6))
+    assert [seq for seq, _ in entries(tmp_path, verdict=Outcome.FAIL)] == [1, 3, 5] * 2
+    assert [seq for seq, _ in entries(tmp_path, since=middle, verdict=Outcome.PASS)] == [2, 4]
