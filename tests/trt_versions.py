@@ -134,6 +134,10 @@ def reduced(version: str, folder: Path, monkeypatch: pytest.MonkeyPatch) -> dict
         engine_from_onnx(
             graph(folder / "model.onnx", "unknown op"), folder / "no.engine", flavour=flavour, size_hw=SIZE_HW
         )
+    for content in (b"", b"not an ONNX file"):
+        (folder / "none.onnx").write_bytes(content)
+        with pytest.raises(BackendError):
+            engine_from_onnx(folder / "none.onnx", folder / "no.engine", flavour=flavour, size_hw=SIZE_HW)
     part: dict[str, Any] = {"version": trt._listing["version"]}
     for name, held in trt._listing.items():
         touched = {used.partition(".")[2] for used in trt.used if used.partition(".")[0] == name}
