@@ -83,9 +83,13 @@ class SearchIndex:
         b, q, s = queries.shape
         if s != self.dims or queries.dtype != np.float32:
             raise ContractMismatch(f"queries are {queries.dtype} of {s}, the index takes float32 of {self.dims}")
-        if self._threads:
-            self._faiss.omp_set_num_threads(self._threads)  # of the calling thread, so at each call
-        _, nearest = self._index.search(np.ascontiguousarray(queries).reshape(-1, s), 1)
+        flat = np.ascontiguousarray(queries).reshape(-1, s)
+        before = self._faiss.omp_get_max_threads()
+        self._faiss.omp_set_num_threads(self._threads or before)  # of the calling thread, which torch takes it from too
+        try:
+            _, nearest = self._index.search(flat, 1)
+        finally:
+            self._faiss.omp_set_num_threads(before)
         if (nearest < 0).any():
             raise BackendError(f"{self.name} found nothing near {int((nearest < 0).sum())} of {b * q} queries")
         index: IntArray = nearest.reshape(b, q)

@@ -166,3 +166,16 @@ def test_a_gpu_is_used_where_faiss_has_one(tmp_path: Path, monkeypatch: pytest.M
 
     assert moved == [("resources", 0)]
     assert index.search(vectors[None]).ravel().tolist() == list(range(50))
+
+
+def test_a_search_leaves_the_threads_of_others_alone(tmp_path: Path) -> None:
+    """FAISS and torch share one setting: training after a search would sum in another order."""
+    faiss = pytest.importorskip("faiss")
+    vectors = np.random.default_rng(0).standard_normal((50, 8)).astype(np.float32)
+    index, _ = index_from_vectors(vectors)
+    write_index(index, tmp_path / "memory.faiss")
+    before = faiss.omp_get_max_threads()
+
+    SearchIndex(tmp_path / "memory.faiss", threads=before + 1).search(vectors[None])
+
+    assert faiss.omp_get_max_threads() == before
