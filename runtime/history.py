@@ -34,7 +34,7 @@ class Entry:
     """One verdict of the store; keys and units as in a verdict line (docs/run.md).
 
     Attributes:
-        latency_ms, stage_ms: None and empty where the station stopped before the verdict.
+        action, latency_ms, stage_ms: None and empty where the station stopped before the verdict.
         stored_picture, stored_map: files in the store, or None.
     """
 
@@ -44,7 +44,9 @@ class Entry:
     picture: str
     captured_at: datetime
     verdict: Outcome
+    action: str | None
     score: float | None
+    p_value: float | None
     threshold: float | None
     latency_ms: float | None
     stage_ms: dict[str, float]
@@ -98,7 +100,7 @@ class History:
         if wanted.with_picture:
             clauses.append("has_map IS NOT NULL")
         newest = f"""SELECT shots.id AS id, run_id, run, camera, shots.seq AS seq, picture, captured_us, outcome, score,
-            threshold, latency_ms, stage_ms, error, bundle, calibration, engine, has_map
+            threshold, latency_ms, stage_ms, error, action, p_value, bundle, calibration, engine, has_map
             FROM shots JOIN runs ON runs.id = shots.run_id LEFT JOIN pictures USING (run_id, seq)
             WHERE {" AND ".join(clauses)} ORDER BY shots.id DESC LIMIT ?"""
         rows = self._connection.execute(
@@ -113,13 +115,13 @@ class History:
         return alarms(self._connection)
 
     def _entry(self, run_id: int, run: str, camera: str, seq: int, picture: str, captured_us: int, *row: Any) -> Entry:
-        outcome, score, threshold, latency_ms, stages, error, bundle, calibration, engine, has_map = row
+        outcome, score, threshold, latency_ms, stages, error, action, p_value, *origin, has_map = row
         stored = picture_path(self._folder, run_id, seq) if has_map is not None else None
-        return Entry(
-            *(run, camera, seq, picture, moment_from_microseconds(captured_us), Outcome(outcome), score, threshold),
-            *(latency_ms, json.loads(stages) if stages else {}, error, bundle, calibration, engine, stored),
-            map_path(stored) if stored and has_map else None,
-        )
+        bundle, calibration, engine = origin
+        kept = stored, map_path(stored) if stored and has_map else None
+        moment, spent = moment_from_microseconds(captured_us), json.loads(stages) if stages else {}
+        what = Outcome(outcome), action, score, p_value, threshold, latency_ms, spent, error
+        return Entry(run, camera, seq, picture, moment, *what, bundle, calibration, engine, *kept)
 
 
 @contextmanager
@@ -186,7 +188,10 @@ def _write_csv(entries: Iterable[Entry], work: Path) -> int:
 
 def _write_parquet(entries: Iterable[Entry], work: Path) -> int:
     pyarrow, parquet = _pyarrow()
-    kinds = {"seq": pyarrow.int64(), **dict.fromkeys(("score", "threshold", "latency_ms"), pyarrow.float64())}
+    kinds = {
+        "seq": pyarrow.int64(),
+        **dict.fromkeys(("score", "p_value", "threshold", "latency_ms"), pyarrow.float64()),
+    }
     schema = pyarrow.schema([(name, kinds.get(name, pyarrow.string())) for name in Entry.__slots__])
     count, rows = 0, []
     with parquet.ParquetWriter(work, schema) as writer:

@@ -424,8 +424,8 @@ class Store:
         """Write a verdict whose trigger came in an earlier transaction; False where it has one already."""
         db, run_id = self._database, self._run_id
         changed = db.execute(
-            """UPDATE shots SET outcome = ?, score = ?, threshold = ?, latency_ms = ?, stage_ms = ?, error = ?
-            WHERE run_id = ? AND seq = ? AND outcome IS NULL""",
+            """UPDATE shots SET outcome = ?, score = ?, threshold = ?, latency_ms = ?, stage_ms = ?, error = ?,
+            action = ?, p_value = ? WHERE run_id = ? AND seq = ? AND outcome IS NULL""",
             (*verdict, run_id, seq),
         )
         if changed.rowcount:
@@ -497,16 +497,17 @@ class Store:
         return freed
 
 
-COLUMNS = """(run_id, seq, picture, captured_us, t_mono, outcome, score, threshold, latency_ms, stage_ms, error)
-VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)"""
-NO_VERDICT: Row = (None,) * 6
+COLUMNS = """(run_id, seq, picture, captured_us, t_mono, outcome, score, threshold, latency_ms, stage_ms, error, action,
+    p_value) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)"""
+NO_VERDICT: Row = (None,) * 8
 
 
 def _verdict_row(verdict: Verdict) -> Row:
     stages = json.dumps({name: round(ms, 3) for name, ms in asdict(verdict.stage_ms).items()})
     error = None if verdict.error is None else _text(verdict.error)
     latency = round(verdict.stage_ms.total, 3)
-    return verdict.outcome.value, verdict.score, verdict.threshold, latency, stages, error
+    judged = verdict.score, verdict.threshold, latency, stages, error
+    return verdict.outcome.value, *judged, verdict.action.value, verdict.p_value
 
 
 def _text(words: str) -> str:

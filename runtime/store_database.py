@@ -45,7 +45,9 @@ MIGRATIONS: list[tuple[str, ...]] = [
             threshold REAL,
             latency_ms REAL,
             stage_ms TEXT,
-            error TEXT
+            error TEXT,
+            action TEXT,                 -- NULL where the station stopped before it could tell the gate
+            p_value REAL
         )""",
         "CREATE UNIQUE INDEX shots_by_seq ON shots (run_id, seq)",
         "CREATE INDEX shots_by_outcome ON shots (run_id, outcome)",
