@@ -269,7 +269,7 @@ def calibrate(
     check_good_by_name(good)
     parts = good_samples(good), bad_samples(bad) if bad is not None else []
     unusable = BadPictures(skip_bad)
-    engine, proof = choose_engine(opened, engine_wanted, threads, tell=people.print)
+    engine, proof = choose_engine(opened, engine_wanted, threads, precisions=CALIBRATED, tell=people.print)
     with engine, _bars() as progress:
         done = calibrate_parts(
             opened, *parts, partial(look, engine, opened.contract), wish, unusable, progress, proof.engine
@@ -483,7 +483,7 @@ def replay(
     opened = _opened(bundle or _station(None).bundle or _only_bundle_here())
     limits = opened.calibration.limits
     with open_history(folder) as past:
-        engine, _ = choose_engine(opened, engine_wanted, threads, tell=people.print)
+        engine, _ = choose_engine(opened, engine_wanted, threads, precisions=CALIBRATED, tell=people.print)
         with engine, _bars() as progress:
             judged = list(replay_pictures(past, wanted, engine, opened.contract, limits, progress))
     flips = [each for each in judged if each.flips]
@@ -758,7 +758,11 @@ def _engine_of(model: Path, wanted: str, threads: int) -> tuple[Engine, Any, Any
         bundle = _opened(model)
         calibration = _calibration_or_none(bundle)
         limits = calibration.limits if calibration else None
-        return choose_engine(bundle, wanted, threads, tell=people.print)[0], bundle.contract, limits
+        return (
+            choose_engine(bundle, wanted, threads, precisions=CALIBRATED, tell=people.print)[0],
+            bundle.contract,
+            limits,
+        )
     with _extra("train"):
         from mapl_edge.model.checkpoint import TorchEngine, checkpoint_from_folder
     checkpoint = checkpoint_from_folder(model)
@@ -842,7 +846,7 @@ def _what_if(
         from mapl_edge.runtime.inspector import look
 
         samples, unusable, parts = folder_samples(over), BadPictures(skip_bad), []
-        engine, _ = choose_engine(opened, engine_wanted, threads, tell=people.print)
+        engine, _ = choose_engine(opened, engine_wanted, threads, precisions=CALIBRATED, tell=people.print)
         with engine, _bars() as progress:
             for done, (sample, image) in enumerate(unusable.read(samples), start=1):
                 reading = look(engine, opened.contract, image)
