@@ -1,0 +1,9 @@
+"""The command line. A command opens, calls one function, prints; each module here adds its commands to the app."""
+
+# The order of the modules is the order of the commands in --help.
+# isort: off
+from mapl_edge.cli.app import app, main
+from mapl_edge.cli import make, limits, station, records, measure, rehearse
+# isort: on
+
+__all__ = ["app", "limits", "main", "make", "measure", "records", "rehearse", "station"]

@@ -1,0 +1,154 @@
+"""What several commands need: opening, progress, tables, one JSON object."""
+
+from __future__ import annotations
+
+import difflib
+import json
+import signal
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, get_args
+
+import typer
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
+from rich.table import Column, Table
+
+from mapl_edge.bundle import MANIFEST, Bundle, open_bundle
+from mapl_edge.cli.app import people
+from mapl_edge.config import STATION_FILE, StationConfig, config_from_yaml
+from mapl_edge.errors import BackendUnavailable, BundleError, ConfigError, Uncalibrated
+from mapl_edge.files import write_stdout
+
+WIDE = 240  # columns of a table that goes to a file or pipe
+
+
+def opened_bundle(path: Path) -> Bundle:
+    """Open a bundle and tell what was noticed."""
+    bundle = open_bundle(path)
+    for note in bundle.notes:
+        people.print(note)
+    return bundle
+
+
+def calibration_or_none(bundle: Bundle) -> Any:
+    """What is in force; None where nothing is yet."""
+    try:
+        return bundle.calibration
+    except Uncalibrated:
+        return None
+
+
+def station_from_yaml(path: Path | None) -> StationConfig:
+    """The station file, with its paths as seen from the folder it lies in."""
+    if path is None and not STATION_FILE.is_file():
+        return StationConfig()
+    path = path or STATION_FILE
+    station = config_from_yaml(path, StationConfig)
+    here: dict[str, Any] = {
+        key: path.parent / value for key in ("bundle", "out") if (value := getattr(station, key)) is not None
+    }
+    if (folder := station.store.folder) is not None:
+        here["store"] = station.store.model_copy(update={"folder": path.parent / folder})
+    return station.model_copy(update=here)
+
+
+def only_bundle_here() -> Path:
+    """The bundle in this folder, where there is just one."""
+    found = sorted(path.parent for path in Path().glob(f"*.mapl/{MANIFEST}"))
+    if len(found) == 1:
+        return found[0]
+    names = ", ".join(map(str, found)) or "none"
+    raise BundleError(f"which bundle? found {names} in this folder; name one, or set bundle: in station.yaml")
+
+
+def one_of(option: str, value: Any, choices: Any) -> Any:
+    """`value`, which must be one of the names of a Literal, or None."""
+    known = get_args(choices)
+    if value is not None and value not in known:
+        close = difflib.get_close_matches(value, known, n=1)
+        hint = f"did you mean {close[0]}?" if close else f"known: {', '.join(known)}"
+        raise typer.BadParameter(f"--{option} {value!r}: {hint}")
+    return value
+
+
+def numbers(text: str, separator: str, count: int, flag: str, expected: str) -> list[int]:
+    """So many whole numbers from 0 between separators."""
+    parts = text.split(separator)
+    if len(parts) != count or not all(part.strip().isdecimal() for part in parts):
+        raise ConfigError(flag, [f"found {text!r}, expected {expected}"])
+    return [int(part) for part in parts]
+
+
+@contextmanager
+def extra(name: str) -> Iterator[None]:
+    """Say which extra brings a library that is missing."""
+    try:
+        yield
+    except ModuleNotFoundError as exc:
+        raise BackendUnavailable(f"{exc.name} is not installed; pip install 'mapl-edge[{name}]'") from exc
+
+
+@contextmanager
+def stop_on_signals() -> Iterator[threading.Event]:
+    """SIGINT and SIGTERM set the event; a second one acts as usual."""
+    stop = threading.Event()
+    before: dict[signal.Signals, Any] = {}
+
+    def on_signal(number: int, frame: object) -> None:
+        stop.set()
+        for each, handler in before.items():
+            signal.signal(each, handler)
+
+    for number in (signal.SIGINT, signal.SIGTERM):
+        before[number] = signal.signal(number, on_signal)
+    try:
+        yield stop
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+@contextmanager
+def bars() -> Iterator[Any]:
+    """Progress bars, one per kind of work: progress(what, done, total)."""
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    with Progress(*columns, console=people, disable=not people.is_terminal) as bars:
+        tasks: dict[str, TaskID] = {}
+
+        def progress(what: str, done: int, total: int) -> None:
+            if what not in tasks:
+                tasks[what] = bars.add_task(what, total=total)
+            bars.update(tasks[what], completed=done, total=total)
+
+        yield progress
+
+
+def shown(value: float | None, form: str) -> str:
+    """A figure for a table; a dash for none."""
+    return "-" if value is None else format(value, form)
+
+
+def verdict_table(folder: Path, columns: tuple[str, ...]) -> Table:
+    """Only names and reasons may take several lines."""
+    return Table(*(Column(name, no_wrap=name not in ("picture", "error")) for name in columns), title=str(folder))
+
+
+def print_wide(table: Table) -> None:
+    """A file or pipe has no width of its own."""
+    console = people if people.is_terminal else Console(stderr=True, highlight=False, width=WIDE)
+    console.print(table, soft_wrap=False)
+
+
+def tell_skipped(errors: list[Any]) -> None:
+    """Say how many pictures `--skip-bad` left out."""
+    if errors:
+        people.print(f"skipped {len(errors)} bad pictures, first: {errors[0]}", markup=False)
+
+
+def print_json(wanted: bool, content: dict[str, Any]) -> None:
+    """One JSON object on stdout, if it is wanted."""
+    if wanted:
+        write_stdout((json.dumps(content, ensure_ascii=False) + "\n").encode("utf-8", "backslashreplace"))

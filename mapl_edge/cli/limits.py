@@ -1,0 +1,209 @@
+"""Commands about limits: calibrate."""
+
+from __future__ import annotations
+
+from functools import partial
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich.table import Table
+
+from mapl_edge.bundle import open_bundle
+from mapl_edge.cli.app import CALIBRATED, EngineOption, JsonFlag, SkipBad, app, people
+from mapl_edge.cli.common import bars, opened_bundle, print_json, shown, tell_skipped
+from mapl_edge.config import MAX_THREADS
+from mapl_edge.errors import BackendUnavailable, OutputError
+
+
+@app.command(epilog="Example: mapl-edge calibrate bottle.mapl --good data/bottle/train/good")
+def calibrate(
+    bundle: Annotated[Path | None, typer.Argument(help="Bundle to set the limits of; none with --scores.")] = None,
+    good: Annotated[Path | None, typer.Option(help="Good parts; those that training saw are left out.")] = None,
+    bad: Annotated[Path | None, typer.Option(help="Defective parts, to tell what the limit misses.")] = None,
+    scores: Annotated[
+        Path | None,
+        typer.Option(help="CSV with scores from elsewhere: one number a line, or columns score and label."),
+    ] = None,
+    max_false_reject: Annotated[float, typer.Option(help="Share of good parts that may be rejected.")] = 0.05,
+    confidence: Annotated[float, typer.Option(help="Confidence of that promise, and of all intervals.")] = 0.95,
+    review_false_reject: Annotated[
+        float | None, typer.Option(help="Share of good parts that may get REVIEW or FAIL; sets the review limit.")
+    ] = None,
+    f1_max: Annotated[bool, typer.Option("--f1-max", help="Set the limit by F1-max; needs defects.")] = False,
+    target_recall: Annotated[
+        float | None, typer.Option(help="Set the limit so that this share of defects is found; needs defects.")
+    ] = None,
+    cost_miss: Annotated[float | None, typer.Option(help="Set the limit by cost: of one missed defect.")] = None,
+    cost_false_reject: Annotated[float | None, typer.Option(help="And of one good part rejected.")] = None,
+    defect_rate: Annotated[
+        float | None, typer.Option(help="Share of defects on the line, for the cost; default: as among these parts.")
+    ] = None,
+    plot: Annotated[
+        Path | None, typer.Option(help="PNG of the trade-off; default with --bad: beside the bundle.")
+    ] = None,
+    show: Annotated[bool, typer.Option("--show", help="Show every version of the limits; change nothing.")] = False,
+    rollback: Annotated[int | None, typer.Option(help="Put this version in force again, as a new one.")] = None,
+    what_if: Annotated[
+        str | None,
+        typer.Option(help="Limits to try on the parts of --over, such as fail=2.5,review=2; writes nothing."),
+    ] = None,
+    over: Annotated[Path | None, typer.Option(help="Folder of pictures, or a file of verdicts that run wrote.")] = None,
+    engine_wanted: EngineOption = "onnxruntime-fp32-fused",
+    threads: Annotated[int, typer.Option(help="Threads for the engine; 0: all cores.", min=0, max=MAX_THREADS)] = 0,
+    skip_bad: SkipBad = False,
+    as_json: JsonFlag = False,
+) -> None:
+    """Set the limits from good parts, and from defects if there are any, with a promise."""
+    from mapl_edge.calibrate import Wish, calibrate_parts, decide, scores_from_csv
+    from mapl_edge.calibrate.plot import check_plot
+    from mapl_edge.dataset import BadPictures, bad_samples, check_good_by_name, good_samples
+    from mapl_edge.runtime.engine_choice import choose_engine
+    from mapl_edge.runtime.inspector import look
+
+    if show or rollback is not None or what_if is not None or over is not None:
+        alone = [show, rollback is not None, what_if is not None or over is not None].count(True) == 1
+        if bundle is None or not alone or (what_if is None) != (over is None) or good or bad or scores:
+            raise typer.BadParameter("give a bundle and either --show, --rollback N, or --what-if LIMITS --over PATH")
+        if what_if is not None and over is not None:
+            return _what_if(bundle, what_if, over, engine_wanted, threads, skip_bad, as_json)
+        return _history(bundle, rollback, as_json)
+    rule, costs = _rule(f1_max, target_recall, cost_miss, cost_false_reject, defect_rate)
+    wish = Wish(max_false_reject, confidence, review_false_reject, rule, target_recall, costs)
+    if plot is not None:
+        check_plot(plot)
+    if scores is not None:
+        if bundle is not None or good is not None or bad is not None:
+            raise typer.BadParameter("--scores stands alone: give no bundle, no --good and no --bad with it")
+        found = scores_from_csv(scores)
+        decision = decide(found.good, found.bad, wish)
+        _tell_decision(scores, decision, plot)
+        people.print(decision.normal.more)
+        return print_json(as_json, {"scores": str(scores), **decision.as_json(), "n_bad": len(found.bad)})
+    if bundle is None or good is None:
+        raise typer.BadParameter("give a bundle and --good, a folder of good parts; or --scores, a CSV file")
+    opened = opened_bundle(bundle)
+    check_good_by_name(good)
+    parts = good_samples(good), bad_samples(bad) if bad is not None else []
+    unusable = BadPictures(skip_bad)
+    engine, proof = choose_engine(opened, engine_wanted, threads, precisions=CALIBRATED, tell=people.print)
+    with engine, bars() as progress:
+        done = calibrate_parts(
+            opened, *parts, partial(look, engine, opened.contract), wish, unusable, progress, proof.engine
+        )
+    tell_skipped(unusable.errors)
+    if done.n_left_out:
+        people.print(f"left out {done.n_left_out} pictures that training saw")
+    beside = bundle.resolve().with_suffix(".tradeoff.png") if bad is not None else None
+    _tell_decision(bundle, done.decision, plot or beside, required=plot is not None)
+    return print_json(as_json, {"bundle": str(bundle), **done.decision.as_json(), "n_left_out": done.n_left_out})
+
+
+def _history(path: Path, rollback: int | None, as_json: bool) -> None:
+    from mapl_edge.calibrate import roll_back
+
+    if rollback is not None:
+        now = roll_back(opened_bundle(path), rollback)
+        people.print(f"{path}: version {now.version} is in force, limit {now.limits.fail:.6g} ({now.note})")
+    history = open_bundle(path).calibration_history
+    table = Table("version", "when", "by", "fail", "review", "promise", "from", title=f"{path}: the last is in force")
+    for one in history:
+        pictures = f"{len(one.pictures)} good, {len(one.defects)} defective"
+        table.add_row(
+            f"{one.version}",
+            one.created_at,
+            one.created_by,
+            f"{one.limits.fail:.6g}",
+            shown(one.limits.review, ".6g"),
+            f"{one.rule}: {one.promise}",
+            f"{pictures}{'; ' if one.note else ''}{one.note}",
+        )
+    people.print(table, soft_wrap=False)
+    print_json(as_json, {"bundle": str(path), "history": [one.model_dump(mode="json") for one in history]})
+
+
+def _what_if(
+    path: Path, text: str, over: Path, engine_wanted: str, threads: int, skip_bad: bool, as_json: bool
+) -> None:
+    from mapl_edge.calibrate import Judged, limits_from_text, stored_verdicts, what_if
+
+    opened = opened_bundle(path)
+    now = opened.calibration.limits
+    limits = limits_from_text(text, now)
+    if over.is_dir():
+        from mapl_edge.dataset import BadPictures, folder_samples
+        from mapl_edge.judge import judge
+        from mapl_edge.runtime.engine_choice import choose_engine
+        from mapl_edge.runtime.inspector import look
+
+        samples, unusable, parts = folder_samples(over), BadPictures(skip_bad), []
+        engine, _ = choose_engine(opened, engine_wanted, threads, precisions=CALIBRATED, tell=people.print)
+        with engine, bars() as progress:
+            for done, (sample, image) in enumerate(unusable.read(samples), start=1):
+                reading = look(engine, opened.contract, image)
+                parts.append(Judged(sample.name, reading.score, judge(reading, now)))
+                progress("scoring parts", done, len(samples))
+        tell_skipped(unusable.errors)
+        result = what_if(parts, limits)
+    else:
+        result = what_if(stored_verdicts(over, opened), limits)
+    if result.flips:  # in one go: rich takes longer for ten thousand lines than judging does
+        people.out("\n".join(map(str, result.flips)), highlight=False)
+    counts = [
+        ", ".join(f"{n} {outcome.value}" for outcome, n in sorted(count.items())) or "none"
+        for count in (result.before, result.after)
+    ]
+    people.print(
+        f"{len(result.flips)} of {result.before.total()} verdicts would flip: {counts[0]} -> {counts[1]}; "
+        f"{result.n_without} parts have none to flip; nothing was written"
+    )
+    print_json(as_json, {"bundle": str(path), "over": str(over), **result.as_json()})
+
+
+def _rule(
+    f1_max: bool, recall: float | None, miss: float | None, false_reject: float | None, defect_rate: float | None
+) -> tuple[Any, Any]:
+    """What sets the fail limit, and the costs."""
+    from mapl_edge.calibrate import Costs
+
+    if (miss is None) != (false_reject is None):
+        raise typer.BadParameter("--cost-miss and --cost-false-reject belong together")
+    if defect_rate is not None and miss is None:
+        raise typer.BadParameter("--defect-rate weighs the costs: give --cost-miss and --cost-false-reject too")
+    wanted = [rule for rule, on in (("f1", f1_max), ("recall", recall is not None), ("cost", miss is not None)) if on]
+    if len(wanted) > 1:
+        raise typer.BadParameter("one limit: give --f1-max, --target-recall or the costs")
+    costs = Costs(miss, false_reject, defect_rate) if miss is not None and false_reject is not None else None
+    return (wanted or ["promise"])[0], costs
+
+
+def _tell_decision(what: Path, decision: Any, plot: Path | None, *, required: bool = True) -> None:
+    first, *more = decision.lines()
+    people.print(f"{what}: {first}")
+    for line in more:
+        people.print(line)
+    if decision.points:
+        table = Table("limit by", "limit", "good rejected", "defects missed", "F1", "cost", title="with its interval")
+        for point in decision.points:
+            shares = [
+                f"{share.events} of {share.n} ({share.interval[0]:.3f} - {share.interval[1]:.3f})"
+                for share in (point.false_rejects, point.misses)
+            ]
+            pairs = [(point.f1, point.f1_interval), (point.cost, point.cost_interval)]
+            others = [
+                "-" if value is None else f"{value:.4g} ({low:.3g} - {high:.3g})"
+                for value, (low, high) in ((value, interval or (0.0, 0.0)) for value, interval in pairs)
+            ]
+            table.add_row(point.rule, f"{point.limit:.6g}", *shares, *others)
+        people.print(table, soft_wrap=False)
+    if plot is None:
+        return
+    from mapl_edge.calibrate.plot import plot_tradeoff
+
+    try:
+        plot_tradeoff(decision, plot)
+        people.print(f"trade-off drawn: {plot}")
+    except (BackendUnavailable, OutputError) as exc:
+        if required:
+            raise
+        people.print(f"trade-off not drawn: {exc}")

@@ -1,0 +1,129 @@
+"""Commands about what a station kept: history, replay."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import typer
+from rich.markup import escape
+
+from mapl_edge.cli.app import CALIBRATED, EngineOption, app, people
+from mapl_edge.cli.common import (
+    bars,
+    one_of,
+    only_bundle_here,
+    opened_bundle,
+    print_json,
+    print_wide,
+    shown,
+    station_from_yaml,
+    verdict_table,
+)
+from mapl_edge.clock import SystemClock
+from mapl_edge.config import MAX_THREADS
+from mapl_edge.errors import DataError
+from mapl_edge.verdict import Outcome, utc_text
+
+StoreFolder = Annotated[Path | None, typer.Argument(help="Store folder; default: the one in station.yaml.")]
+VerdictOption = Annotated[str | None, typer.Option(help="Only these: pass, review, fail, late, error.")]
+SinceOption = Annotated[str | None, typer.Option(help="From then on: 2026-11-22T06:00 (UTC), or 30m, 8h, 7d ago.")]
+CameraNameOption = Annotated[str | None, typer.Option(help="Only of the camera of this name.")]
+LinesFlag = Annotated[bool, typer.Option("--json", help="Print one JSON object a line on stdout.")]
+
+
+@app.command(epilog="Example: mapl-edge history store --verdict fail --since 8h")
+def history(
+    store: StoreFolder = None,
+    last: Annotated[
+        int | None, typer.Option(help="So many of the newest (default 50; with --export all).", min=1)
+    ] = None,
+    verdict: VerdictOption = None,
+    since: SinceOption = None,
+    camera: CameraNameOption = None,
+    export: Annotated[Path | None, typer.Option(help="Write them to a new .csv or .parquet file instead.")] = None,
+    as_json: LinesFlag = False,
+) -> None:
+    """Show the verdicts that a store holds, newest last; the station may go on meanwhile."""
+    from mapl_edge.runtime.history import open_history, write_table
+
+    folder = _store_folder(store)
+    wanted = _wanted(last if last is not None or export is not None else 50, verdict, since, camera)
+    with open_history(folder) as opened:
+        entries = opened.entries(wanted)
+        if export is not None:
+            people.print(f"{export}: {write_table(entries, export)} verdicts", markup=False)
+        elif as_json:
+            for entry in entries:
+                print_json(True, entry.as_json())
+        else:
+            columns = ("captured at", "camera", "seq", "picture", "verdict", "score", "limit", "ms", "kept", "error")
+            table = verdict_table(folder, columns)
+            for entry in entries:
+                table.add_row(
+                    *(utc_text(entry.captured_at), entry.camera, str(entry.seq), escape(entry.picture)),
+                    *(entry.verdict.value, shown(entry.score, ".6g"), shown(entry.threshold, ".6g")),
+                    *(shown(entry.latency_ms, ".1f"), "yes" if entry.stored_picture else "-"),
+                    escape(entry.error or ""),
+                )
+            print_wide(table)
+            for account in opened.alarms():
+                people.print(f"ALARM, the account does not balance: {account}", markup=False)
+
+
+@app.command(epilog="Example: mapl-edge replay store --bundle other.mapl")
+def replay(
+    store: StoreFolder = None,
+    bundle: Annotated[Path | None, typer.Option(help="Bundle to score the stored pictures with.")] = None,
+    last: Annotated[int | None, typer.Option(help="So many of the newest pictures (default: all).", min=1)] = None,
+    verdict: VerdictOption = None,
+    since: SinceOption = None,
+    camera: CameraNameOption = None,
+    engine_wanted: EngineOption = "auto",
+    threads: Annotated[int, typer.Option(help="Threads for the engine; 0: all cores.", min=0, max=MAX_THREADS)] = 0,
+    as_json: LinesFlag = False,
+) -> None:
+    """Score the stored pictures with another bundle or calibration, and list the verdicts that flip."""
+    from mapl_edge.runtime.engine_choice import choose_engine
+    from mapl_edge.runtime.history import open_history
+    from mapl_edge.runtime.replay import replay as replay_pictures
+
+    folder = _store_folder(store)
+    wanted = replace(_wanted(last, verdict, since, camera), with_picture=True)
+    opened = opened_bundle(bundle or station_from_yaml(None).bundle or only_bundle_here())
+    limits = opened.calibration.limits
+    with open_history(folder) as past:
+        engine, _ = choose_engine(opened, engine_wanted, threads, precisions=CALIBRATED, tell=people.print)
+        with engine, bars() as progress:
+            judged = list(replay_pictures(past, wanted, engine, opened.contract, limits, progress))
+    flips = [each for each in judged if each.flips]
+    columns = ("captured at", "camera", "seq", "picture", "was", "is", "score was", "score is")
+    table = verdict_table(folder, columns)
+    for each in flips:
+        entry = each.entry
+        table.add_row(
+            *(utc_text(entry.captured_at), entry.camera, str(entry.seq), escape(entry.picture)),
+            *(entry.verdict.value, each.verdict.value, shown(entry.score, ".6g"), shown(each.score, ".6g")),
+        )
+    for each in judged if as_json else []:
+        print_json(True, each.as_json())
+    if flips and not as_json:
+        print_wide(table)
+    people.print(f"{len(flips)} of {len(judged)} stored pictures get another verdict from {opened.path}", markup=False)
+
+
+def _store_folder(named: Path | None) -> Path:
+    folder = named or station_from_yaml(None).store.folder
+    if folder is None:
+        raise DataError("which store? name its folder, or set store: in station.yaml")
+    return folder
+
+
+def _wanted(last: int | None, verdict: str | None, since: str | None, camera: str | None) -> Any:
+    """What history and replay look for."""
+    from mapl_edge.runtime.history import Wanted, since_from_text
+
+    known = Literal["PASS", "REVIEW", "FAIL", "LATE", "ERROR"]
+    outcome = Outcome(one_of("verdict", verdict.upper(), known)) if verdict else None
+    return Wanted(last, outcome, since_from_text(since, SystemClock().utc()) if since else None, camera)
