@@ -23,6 +23,7 @@ from mapl_edge.bundle import (
 )
 from mapl_edge.engine_record import Graph, OpenEngine, plain_engine
 from mapl_edge.export.onnx_graph import onnx_from_detector
+from mapl_edge.export.search_graph import search_in_form
 from mapl_edge.export.split import split_from_detector
 from mapl_edge.files import new_folder
 from mapl_edge.model.checkpoint import Checkpoint, readings
@@ -52,6 +53,7 @@ def bundle_from_checkpoint(
     record = checkpoint.record
     with new_folder(out, MANIFEST, overwrite=overwrite) as work:
         onnx_from_detector(checkpoint.detector, work / MODEL)
+        search_in_form(work / MODEL, work / MODEL, "integer")
         unseen = checkpoint.validation_pictures if len(checkpoint.validation_pictures) else checkpoint.golden_pictures
         search = split_from_detector(checkpoint.detector, work, unseen)
         scores, maps, _ = readings(checkpoint.detector, checkpoint.golden_pictures)

@@ -36,8 +36,8 @@ from mapl_edge.engine_record import (
     write_record,
 )
 from mapl_edge.errors import BackendError, BundleError, ParityError
-from mapl_edge.export.openvino_graph import openvino_from_onnx
 from mapl_edge.export.precision import fp16_from_onnx, int8_from_onnx
+from mapl_edge.export.search_graph import Form, search_in_form
 from mapl_edge.export.tensorrt_builder import engine_from_onnx
 from mapl_edge.files import new_folder, sha256_of
 from mapl_edge.metrics import auroc
@@ -56,6 +56,7 @@ PACKAGES: Mapping[Backend, str] = {
     "tensorrt": "tensorrt",
     "tensorrt_rtx": "tensorrt-rtx-cu13",
 }
+SEARCHES: Mapping[Backend, Form] = {"openvino": "qdq", "tensorrt": "float", "tensorrt_rtx": "float"}
 GRAPHS: Mapping[Graph, tuple[str, ...]] = {"fused": ("model",), "split": ("encoder", "decoder")}
 
 Progress = Callable[[str, int, int], None]
@@ -151,7 +152,8 @@ def _convert(kind: _Kind, part: str, drift: float, work: Path) -> None:
     source, made = kind.bundle.path / f"{part}.onnx", work / f"{part}.onnx"
     # An encoder in fp16 finds other neighbours: in the split graphs as in the fused one it stays as it is.
     precision = "fp32" if kind.precision == "fp16" and part == "encoder" else kind.precision
-    if kind.backend == "openvino" and openvino_from_onnx(source, made):
+    search = SEARCHES.get(kind.backend)
+    if search is not None and search_in_form(source, made, search):
         source = made
     if precision == "fp16":
         fp16_from_onnx(source, made)

@@ -114,7 +114,7 @@ class TrainConfig(Section):
     """Nearest whole picture (the paper's), nearest patch per place, or what the normals say."""
     memory_samples: int = Field(default=30, ge=1)
     """N normal pictures in an image memory, and in any memory of an encoder that trains (Table 2: 30)."""
-    memory_patches: int = Field(default=2000, ge=1)
+    memory_patches: int = Field(default=4096, ge=1)
     """Patches in a patch memory."""
     reduction: Literal["coreset", "kmeans"] = "coreset"
     """How a patch memory chooses its patches: far from each other, or the centres of clusters."""

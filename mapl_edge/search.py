@@ -17,7 +17,7 @@ from mapl_edge.errors import BackendError, BackendUnavailable, BundleError, Cont
 RECALL = 0.99  # of an approximate index: how often it must find what exact search finds
 AIM = 0.995  # what is set for, so that other queries reach RECALL too
 REFINED = 8  # candidates of the quantised search that are compared exactly
-FLAT_UP_TO = 2000  # vectors; up to here exact search is the fastest (bench/search.py)
+FLAT_UP_TO = 4096  # vectors; up to here exact search is hardly slower (bench/search.py)
 QUANTISED_DIMS = 256  # numbers a vector; whole pictures have many more, and there are few of them
 MIN_SAMPLES = 1000  # queries without which no recall can be told
 

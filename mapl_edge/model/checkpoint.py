@@ -30,7 +30,7 @@ from mapl_edge.errors import BundleError
 from mapl_edge.model.detector import Detector, empty_memory
 from mapl_edge.model.encoder import empty_encoder
 
-MODEL_SCHEMA = 2
+MODEL_SCHEMA = 3
 
 
 class TrainingRecord(BaseModel):

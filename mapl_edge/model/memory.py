@@ -21,6 +21,8 @@ from mapl_edge.model.coreset import cluster_centres, coreset
 
 CANDIDATES = 100_000  # patches that a reduction chooses from; more take minutes and change little
 SEARCH_DIMS = 64  # of the principal components that patches are searched by
+CODE = 63  # codes are whole numbers up to this: products of two such bytes add up without overflow on any processor
+BLOCK = 64  # patches whose nearest is found first, before the nearest block: minima are faster than their places
 
 
 @dataclass(frozen=True)
@@ -135,15 +137,20 @@ class ImageMemory(Memory):
 class PatchMemory(Memory):
     """Patches of normal pictures: for each place of stride 8 the features of all levels there.
 
-    A patch is searched by the leading principal components of its descriptor, which keeps the matrix product small, and
-    compared by the whole descriptor.
+    A patch is searched by a code of its descriptor, which keeps the matrix product small, and compared by the whole
+    descriptor. The code is the leading principal components, turned by a random rotation so that all vary alike, in
+    whole numbers of at most 7 bits: float32 adds them up without rounding, so all engines find the same patch, and
+    those that multiply bytes faster may do so.
 
     Attributes:
         columns: float32 (K, D): features of all levels at a place: four of stride 4, one of stride 8, one of stride 16
             interpolated.
         descriptors: float32 (K, E): of the same places, see `descriptors`, and with a position code two values more.
         source: int64 (K,): the picture that the patch is from.
-        mean, basis: float32 (E,), (E, S): of the principal components.
+        codes: float32 (S, 64·n), whole numbers from -63 to 63: a column for each of the same places, zeros up to a
+            whole number of blocks.
+        squares: float32 (64·n,): |m|² of each column, and where there is no place more than any can have.
+        mean, basis: float32 (E,), (E, S): a code is (descriptor - mean) @ basis, rounded.
         position_weight: how much a patch's place counts: its distance from the middle of the picture, at most 1 in
             each direction, times the descriptors' standard deviation over all places, times this.
     """
@@ -151,6 +158,8 @@ class PatchMemory(Memory):
     scope = "patch"
     columns: Tensor
     descriptors: Tensor
+    codes: Tensor
+    squares: Tensor
     mean: Tensor
     basis: Tensor
     place_unit: Tensor
@@ -173,6 +182,8 @@ class PatchMemory(Memory):
         self.register_buffer("place_unit", torch.ones(()))
         self.register_buffer("mean", torch.zeros(dims))
         self.register_buffer("basis", torch.zeros(dims, min(SEARCH_DIMS, dims)))
+        self.register_buffer("codes", torch.zeros(min(SEARCH_DIMS, dims), patches + -patches % BLOCK))
+        self.register_buffer("squares", torch.full((self.codes.shape[1],), 1e9))
 
     def fill(self, features: Sequence[Tensor], sources: Tensor) -> None:
         """See `Memory`. Where there are fewer patches than the memory holds, the last is repeated."""
@@ -185,12 +196,19 @@ class PatchMemory(Memory):
             self.mean.copy_(candidates.mean(0))
             centred = candidates - self.mean
             _, vectors = torch.linalg.eigh(centred.T @ centred)  # ascending
-            self.basis.copy_(vectors[:, -self.basis.shape[1] :])
+            dims = self.basis.shape[1]
+            turned = vectors[:, -dims:] @ torch.linalg.qr(torch.randn(dims, dims, generator=generator)).Q
             reduce = {"coreset": coreset, "kmeans": cluster_centres}[self.reduction]
-            chosen = picked[reduce(centred @ self.basis, len(self.source), self.seed)]
-            chosen = torch.cat([chosen, chosen[-1:].expand(len(self.source) - len(chosen))])
+            within = centred @ turned
+            kept = reduce(within, len(self.source), self.seed)
+            kept = torch.cat([kept, kept[-1:].expand(len(self.source) - len(kept))])
+            step = within[kept].abs().amax().clamp_min(1e-6) / CODE
+            self.basis.copy_(turned / step)
+            chosen = picked[kept]
             per_picture = features[1].shape[2] * features[1].shape[3]
             self.descriptors.copy_(described[chosen])
+            self.codes[:, : self.size] = self._coded(self.descriptors).T
+            self.squares[: self.size] = self.vectors().square().sum(1)
             self.source.copy_(sources[chosen // per_picture])
             first = 0
             for one in _in_batches(features):  # a batch at a time: all columns at once would be gigabytes
@@ -200,24 +218,26 @@ class PatchMemory(Memory):
                 first += len(columns)
 
     def queries(self, features: Sequence[Tensor]) -> Tensor:
-        """See `Memory`: principal components of the descriptors, row by row."""
-        return self._projected(self._described(features))
+        """See `Memory`: codes, row by row."""
+        return self._queries(self._described(features))
 
     def vectors(self) -> Tensor:
-        """See `Memory`."""
-        return (self.descriptors - self.mean) @ self.basis
+        """See `Memory`: codes."""
+        return self.codes.T[: self.size]
 
     def nearest(self, queries: Tensor, exclude: Tensor | None = None) -> Tensor:
-        """See `Memory`."""
+        """See `Memory`; of several that are equally near the first."""
         b, q, s = queries.shape
-        m = self.vectors()
-        squares = m.square().sum(1)
-        if exclude is None:
-            x = queries.view(-1, s)  # |x - m|² without |x|², (B·Q, K) → (B·Q,)
-            return torch.addmm(squares, x, m.T, alpha=-2).argmin(1).view(b, q)
-        own = (exclude.unsqueeze(1) == self.source) * 1e30  # (B, K)
-        others = zip(queries, squares + own, strict=True)  # one at a time stays in the cache
-        return torch.stack([torch.addmm(squares_of_one, x, m.T, alpha=-2).argmin(1) for x, squares_of_one in others])
+        if exclude is not None:
+            own = (exclude.unsqueeze(1) == self.source) * 1e30  # (B, K)
+            codes, squares = self.codes[:, : self.size], self.squares[: self.size] + own
+            others = zip(queries, squares, strict=True)  # one at a time stays in the cache
+            return torch.stack([torch.addmm(away, x, codes, alpha=-2).argmin(1) for x, away in others])
+        # |x - m|² without |x|², (B·Q, K) in blocks
+        away = torch.addmm(self.squares, queries.view(-1, s), self.codes, alpha=-2).view(b * q, -1, BLOCK)
+        block = away.amin(2).argmin(1)
+        within = away.gather(1, block.view(-1, 1, 1).expand(-1, 1, BLOCK))[:, 0].argmin(1)
+        return (block * BLOCK + within).view(b, q)
 
     def at(self, features: Sequence[Tensor], index: Tensor) -> Match:
         """See `Memory`."""
@@ -226,15 +246,23 @@ class PatchMemory(Memory):
     def match(self, features: Sequence[Tensor], exclude: Tensor | None = None) -> Match:
         """See `Memory`; describes x once where the parts would twice."""
         described = self._described(features)
-        return self._at(features, self.nearest(self._projected(described), exclude), described)
+        return self._at(features, self.nearest(self._queries(described), exclude), described)
 
     def margin(self, features: Sequence[Tensor]) -> Tensor:
-        """How clear the choice of the nearest patch is: least relative gap to the second, float32 (B,).
+        """How far the choice of the nearest patches is from being another one, in steps of the code, float32 (B,).
 
-        Where it is near the rounding of float32 two engines may choose differently, both rightly.
+        Components that lie so near the middle between two whole numbers may be rounded either way, by engines that
+        add up in another order, and at some place that could make the second patch as near as the first.
         """
-        two = torch.cdist(self.queries(features).flatten(0, 1), self.vectors()).topk(2, largest=False).values
-        return ((two[:, 1] - two[:, 0]) / (two[:, 1] + 1e-6)).view(features[1].shape[0], -1).amin(1)
+        exact, codes = (_places(self._described(features)) - self.mean) @ self.basis, self.vectors()
+        rounded = exact.round().clamp(-CODE, CODE)
+        two = torch.cdist(rounded, codes).topk(min(2, self.size), largest=False)
+        first, last = (codes[two.indices[:, i]] for i in (0, -1))
+        gap = (rounded - last).square().sum(1, keepdim=True) - (rounded - first).square().sum(1, keepdim=True)
+        room, order = (0.5 - (exact - exact.round()).abs()).sort(dim=1)
+        could_change = (2 * (first - last).abs()).gather(1, order).cumsum(1)
+        least = room.masked_fill(could_change < gap, 0.5).amin(1) * (gap[:, 0] > 0)
+        return least.view(features[1].shape[0], -1).amin(1)
 
     def _described(self, features: Sequence[Tensor]) -> Tensor:
         found = descriptors(features)
@@ -246,9 +274,12 @@ class PatchMemory(Memory):
         weight = self.position_weight * self.place_unit
         return torch.cat([found, weight * y, weight * x], dim=1)
 
-    def _projected(self, described: Tensor) -> Tensor:
+    def _coded(self, rows: Tensor) -> Tensor:
+        return ((rows - self.mean) @ self.basis).round().clamp(-CODE, CODE)  # (N, E) → (N, S)
+
+    def _queries(self, described: Tensor) -> Tensor:
         b, _, h, w = described.shape
-        return ((_places(described) - self.mean) @ self.basis).view(b, h * w, -1)  # (B, E, h, w) → (B, Q, S)
+        return self._coded(_places(described)).view(b, h * w, -1)  # (B, E, h, w) → (B, Q, S)
 
     def _at(self, features: Sequence[Tensor], index: Tensor, described: Tensor) -> Match:
         b, _, h, w = features[1].shape

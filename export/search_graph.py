@@ -1,0 +1,131 @@
+"""The patch search of a graph, written as a library computes it fastest.
+
+Codes are whole numbers of 7 bits (`mapl_edge.model.memory.PatchMemory`), so all forms give the same numbers and find
+the same patch:
+
+    float    Gemm, as torch exports it: for TensorRT, and for everyone
+    integer  MatMulInteger of bytes: for ONNX Runtime, and what a bundle's model.onnx holds
+    qdq      MatMul between QuantizeLinear and DequantizeLinear: for OpenVINO
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import onnx
+from onnx import NodeProto, helper, numpy_helper
+
+from mapl_edge.arrays import AnyArray
+
+Form = Literal["float", "integer", "qdq"]
+_ZERO = 64  # of the queries' bytes: with values from 1 to 127, sums of two products fit 16 bits on any processor
+_CONSTANTS = {
+    "search_step": np.float32(1),
+    "search_middle": np.uint8(_ZERO),
+    "search_zero": np.int8(0),
+}
+
+
+def search_in_form(path: Path, out: Path, form: Form) -> bool:
+    """Write the graph with its patch search in another form.
+
+    Args:
+        path: a fused graph of ours in the form "float" or "integer".
+        out: the file to write; it may be `path`.
+        form: the form to write it in.
+
+    Returns:
+        Whether there was a search; if not (a memory of whole pictures, half of a split model) nothing is written.
+    """
+    model = onnx.load(path)
+    search = _search_of(model)
+    if search is None:
+        return False
+    graph = model.graph
+    nodes: list[NodeProto] = []
+    for node in graph.node:
+        if node is search.nodes[-1]:
+            nodes += _written(search, form, graph)
+        elif not any(node is old for old in search.nodes):
+            nodes.append(node)
+    del graph.node[:]
+    graph.node.extend(nodes)
+    read = {name for node in nodes for name in node.input}
+    kept = [constant for constant in graph.initializer if constant.name in read]
+    del graph.initializer[:]
+    graph.initializer.extend(kept)
+    del graph.value_info[:]  # of types that are no more
+    onnx.checker.check_model(model)
+    onnx.save(model, out)
+    return True
+
+
+@dataclass(frozen=True)
+class _Search:
+    """What |x - m|² - |x|² is computed by.
+
+    Attributes:
+        nodes: that do it now, in order.
+        queries, distances: names of what comes in and goes out.
+        codes: float32 (S, K), whole numbers.
+        squares: float32 (K,), |m|².
+    """
+
+    nodes: list[NodeProto]
+    queries: str
+    distances: str
+    codes: AnyArray
+    squares: AnyArray
+
+
+def _search_of(model: Any) -> _Search | None:
+    """The product whose minima are looked for."""
+    constants = {i.name: i for i in model.graph.initializer}
+    made_by = {name: node for node in model.graph.node for name in node.output}
+    minima = next((node for node in model.graph.node if node.op_type == "ReduceMin"), None)
+    blocks = None if minima is None else made_by.get(minima.input[0])
+    last = None if blocks is None else made_by.get(blocks.input[0])
+    if last is None:
+        return None
+    if last.op_type == "Gemm":
+        codes, squares = (numpy_helper.to_array(constants[name]) for name in last.input[1:])
+        return _Search([last], last.input[0], last.output[0], codes, squares)
+    product = made_by[last.input[0]]  # Add(MatMulInteger(QuantizeLinear(queries), -2 codes), squares)
+    narrow = made_by[product.input[0]]
+    doubled, squares = (numpy_helper.to_array(constants[name]) for name in (product.input[1], last.input[1]))
+    codes = (doubled / -2).astype(np.float32)
+    return _Search([narrow, product, last], narrow.input[0], last.output[0], codes, squares.astype(np.float32))
+
+
+def _written(search: _Search, form: Form, graph: Any) -> list[NodeProto]:
+    def constant(name: str, value: Any) -> str:
+        if name not in {i.name for i in graph.initializer}:
+            graph.initializer.append(numpy_helper.from_array(np.asarray(value), name))
+        return name
+
+    def node(kind: str, inputs: list[str], output: str, **attributes: Any) -> NodeProto:
+        return helper.make_node(kind, inputs, [output], name=f"search_{kind}_{output}", **attributes)
+
+    step, middle, zero = (constant(name, value) for name, value in _CONSTANTS.items())
+    if form == "float":
+        codes, squares = constant("search_codes", search.codes), constant("search_squares", search.squares)
+        return [node("Gemm", [search.queries, codes, squares], search.distances, alpha=-2.0)]
+    doubled = constant("search_doubled", (-2 * search.codes).astype(np.int8))
+    if form == "integer":
+        whole = constant("search_whole_squares", search.squares.astype(np.int32))
+        return [
+            node("QuantizeLinear", [search.queries, step, middle], "search_bytes"),
+            node("MatMulInteger", ["search_bytes", doubled, middle, zero], "search_product"),
+            node("Add", ["search_product", whole], search.distances),
+        ]
+    squares = constant("search_squares", search.squares)
+    return [
+        node("QuantizeLinear", [search.queries, step, zero], "search_bytes"),
+        node("DequantizeLinear", ["search_bytes", step, zero], "search_queries"),
+        node("DequantizeLinear", [doubled, step, zero], "search_memory"),
+        node("MatMul", ["search_queries", "search_memory"], "search_product"),
+        node("Add", ["search_product", squares], search.distances),
+    ]
