@@ -13,6 +13,7 @@ from mapl_edge.bundle import Bundle
 from mapl_edge.calibrate.decision import Decision, Wish, decide
 from mapl_edge.calibrate.limits import MIN_NORMALS, NormalLimit
 from mapl_edge.calibration import Calibration, calibration_from_file, history_from_file, write_calibration
+from mapl_edge.camera_health import Measures, measure, reference_from_measures
 from mapl_edge.dataset import BadPictures, Sample
 from mapl_edge.engine import Reading
 from mapl_edge.errors import BundleError, ContractMismatch, DataError
@@ -91,9 +92,12 @@ def calibrate_parts(
         raise DataError(f"training saw all {len(defects)} defective pictures (such as {defects[0].path}); give others")
     bad = bad or BadPictures()
     scores: dict[Sample, float] = {}
+    measured: list[Measures] = []
     for what, some in (("scoring good parts", fresh), ("scoring defects", fresh_defects)):
         for done, (sample, image) in enumerate(bad.read(some), start=1):
             scores[sample] = look(image).score
+            if some is fresh:
+                measured.append(measure(image, bundle.contract.roi_xywh))
             progress(what, done, len(some))
     used, used_defects = ([sample for sample in some if sample in scores] for some in (fresh, fresh_defects))
     decision = decide([scores[s] for s in used], [scores[s] for s in used_defects], wish)
@@ -112,6 +116,7 @@ def calibrate_parts(
             defects={sample.name: digests[sample.path] for sample in used_defects},
             scores=tuple(float(scores[sample]) for sample in used),
             engine=engine,
+            camera=reference_from_measures(measured),
         ),
         bundle.calibration_path,
     )

@@ -13,10 +13,11 @@ from typing import Annotated
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
+from mapl_edge.camera_health import CameraReference
 from mapl_edge.errors import BundleError
 from mapl_edge.files import new_file
 
-CALIBRATION_SCHEMA = 2
+CALIBRATION_SCHEMA = 3
 HEADER = "# Thresholds of this bundle, written by `mapl-edge calibrate`. The first document is in force.\n"
 
 
@@ -90,6 +91,7 @@ class Calibration(BaseModel):
         defects: the same of defective parts.
         scores: raw scores of the good parts, in the order of `pictures`; empty in files of schema 1.
         engine: name of the engine that gave the scores, such as onnxruntime-fp32-fused; empty where nobody said.
+        camera: what good pictures of this camera measure; None in files of schema 2 and older.
         note: why there is this version, where it does not come from pictures of its own.
     """
 
@@ -109,6 +111,7 @@ class Calibration(BaseModel):
     defects: dict[str, str] = {}
     scores: tuple[Annotated[float, Field(allow_inf_nan=False)], ...] = ()
     engine: str = ""
+    camera: CameraReference | None = None
     note: str = ""
 
     def note_on(self, engine: str) -> str | None:

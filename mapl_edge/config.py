@@ -27,6 +27,28 @@ class Section(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
 
+class HealthConfig(Section):
+    """Which checks a camera picture must pass before the model sees it. A bare `off` switches all off."""
+
+    size: bool = True
+    frozen: bool = True
+    light: bool = True
+    sharpness: bool = True
+    colour: bool = True
+    shift: bool = True
+    tolerance: float = Field(default=1.0, gt=0, le=10)
+    """Widens (above 1) or narrows all bounds."""
+    frozen_after: Annotated[int, Field(ge=2)] | None = None
+    """A live camera's picture that comes so often is frozen; None: 5, and 150 by RTSP, whose encoder repeats itself."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _all_or_none(cls, content: Any) -> Any:
+        if not isinstance(content, bool):
+            return content
+        return dict.fromkeys(("size", "frozen", "light", "sharpness", "colour", "shift"), content)
+
+
 class CameraConfig(Section):
     """One camera. `source` is a URI: `0`, `rtsp://…`, `http://…`, `genicam:…`, a video, a folder, `line:`."""
 
@@ -40,6 +62,7 @@ class CameraConfig(Section):
     """Longest wait between two attempts to open it anew."""
     fps: Annotated[float, Field(gt=0)] | None = None
     """Frames per second, to tell how many such cameras the engine carries; None: what the source says, if it does."""
+    health: HealthConfig = HealthConfig()
 
 
 class StoreConfig(Section):

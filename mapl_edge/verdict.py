@@ -18,6 +18,19 @@ class Outcome(str, Enum):
     ERROR = "ERROR"
 
 
+class ErrorCode(str, Enum):
+    """Why a part was not judged, for machines; `Verdict.error` says it to people."""
+
+    CAMERA_FAULT = "CAMERA_FAULT"
+    """The picture cannot be trusted: the camera, its light or its place has changed."""
+    PICTURE = "PICTURE"
+    """There is no picture, or none that fits the model."""
+    ENGINE = "ENGINE"
+    """The engine failed."""
+    DEADLINE = "DEADLINE"
+    """No answer came in time."""
+
+
 class Action(str, Enum):
     """What the reject gate does with the part."""
 
@@ -74,6 +87,7 @@ class Verdict:
         error: why there is no score, one line; None otherwise.
         p_value: of the score among the calibration's good parts (`mapl_edge.p_value`); None where there is none.
         policy: what LATE and ERROR mean to the gate.
+        code: the kind of `error`; None where there is none.
     """
 
     outcome: Outcome
@@ -86,6 +100,7 @@ class Verdict:
     error: str | None = None
     policy: Policy = Policy()
     p_value: float | None = None
+    code: ErrorCode | None = None
 
     @property
     def action(self) -> Action:
@@ -117,6 +132,7 @@ class Verdict:
                     "judge": round(t.judge, 3),
                 },
                 "error": self.error,
+                "code": None if self.code is None else self.code.value,
                 **station,
             },
             ensure_ascii=False,

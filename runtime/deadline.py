@@ -13,7 +13,7 @@ from mapl_edge.engine import Engine
 from mapl_edge.runtime.inspector import Inspection, Inspector, unjudged
 from mapl_edge.runtime.sources import Blank, Shot
 from mapl_edge.runtime.watchdog import OpenEngine, Patience, Phase, Report, Wait, Watchdog
-from mapl_edge.verdict import Outcome, Policy
+from mapl_edge.verdict import ErrorCode, Outcome, Policy
 
 
 def _report_within(reports: queue.SimpleQueue[Report], timeout_s: float) -> Report | None:
@@ -57,18 +57,19 @@ class DeadlineInspector:
         """Judge one shot: the engine's verdict, or LATE at the deadline, or ERROR at once where none can come."""
         started = self._now()
         if isinstance(shot, Blank):
-            return self._unjudged(shot, Outcome.ERROR, shot.problem, started)
+            return self._unjudged(shot, Outcome.ERROR, shot.problem, started, ErrorCode.PICTURE)
         deadline = shot.t_mono + self._budget_ms / 1e3
         self._hear(0.0)
         asked = None
         while True:
             worker = self._watchdog.look()
             if worker is None or asked not in (None, worker):
-                return self._unjudged(shot, Outcome.ERROR, self._watchdog.problem, started)  # nothing can come
+                problem = self._watchdog.problem  # nothing can come
+                return self._unjudged(shot, Outcome.ERROR, problem, started, ErrorCode.ENGINE)
             now = self._now()
             if now >= deadline:
                 problem = f"no answer within {self._budget_ms:g} ms of capture: {worker.state(now)}"
-                return self._unjudged(shot, Outcome.LATE, problem, started)
+                return self._unjudged(shot, Outcome.LATE, problem, started, ErrorCode.DEADLINE)
             if asked is None and worker.phase is Phase.IDLE:
                 asked = worker
                 worker.give(shot, now)
@@ -107,5 +108,5 @@ class DeadlineInspector:
                     self._late.append(report.inspection)
         return answer
 
-    def _unjudged(self, shot: Shot, outcome: Outcome, problem: str, started: float) -> Inspection:
-        return unjudged(shot, outcome, problem, started, self._now(), self._policy)
+    def _unjudged(self, shot: Shot, outcome: Outcome, problem: str, started: float, code: ErrorCode) -> Inspection:
+        return unjudged(shot, outcome, problem, started, self._now(), self._policy, code)

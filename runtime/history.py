@@ -51,6 +51,7 @@ class Entry:
     latency_ms: float | None
     stage_ms: dict[str, float]
     error: str | None
+    code: str | None
     bundle: str
     calibration: str
     engine: str
@@ -100,7 +101,7 @@ class History:
         if wanted.with_picture:
             clauses.append("has_map IS NOT NULL")
         newest = f"""SELECT shots.id AS id, run_id, run, camera, shots.seq AS seq, picture, captured_us, outcome, score,
-            threshold, latency_ms, stage_ms, error, action, p_value, bundle, calibration, engine, has_map
+            threshold, latency_ms, stage_ms, error, action, p_value, code, bundle, calibration, engine, has_map
             FROM shots JOIN runs ON runs.id = shots.run_id LEFT JOIN pictures USING (run_id, seq)
             WHERE {" AND ".join(clauses)} ORDER BY shots.id DESC LIMIT ?"""
         rows = self._connection.execute(
@@ -115,12 +116,12 @@ class History:
         return alarms(self._connection)
 
     def _entry(self, run_id: int, run: str, camera: str, seq: int, picture: str, captured_us: int, *row: Any) -> Entry:
-        outcome, score, threshold, latency_ms, stages, error, action, p_value, *origin, has_map = row
+        outcome, score, threshold, latency_ms, stages, error, action, p_value, code, *origin, has_map = row
         stored = picture_path(self._folder, run_id, seq) if has_map is not None else None
         bundle, calibration, engine = origin
         kept = stored, map_path(stored) if stored and has_map else None
         moment, spent = moment_from_microseconds(captured_us), json.loads(stages) if stages else {}
-        what = Outcome(outcome), action, score, p_value, threshold, latency_ms, spent, error
+        what = Outcome(outcome), action, score, p_value, threshold, latency_ms, spent, error, code
         return Entry(run, camera, seq, picture, moment, *what, bundle, calibration, engine, *kept)
 
 

@@ -11,12 +11,13 @@ from mapl_edge.calibration import Limits
 from mapl_edge.clock import Clock, SystemClock
 from mapl_edge.contract import InputContract
 from mapl_edge.engine import Engine, Reading
-from mapl_edge.errors import MaplEdgeError
+from mapl_edge.errors import ContractMismatch, DataError, MaplEdgeError
 from mapl_edge.judge import judge
 from mapl_edge.p_value import PValues
 from mapl_edge.prepare import prepare
+from mapl_edge.runtime.camera_gate import CameraGate
 from mapl_edge.runtime.sources import Blank, Shot
-from mapl_edge.verdict import Outcome, Policy, StageTimes, Verdict
+from mapl_edge.verdict import ErrorCode, Outcome, Policy, StageTimes, Verdict
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,7 +42,11 @@ class Inspects(Protocol):
 
 
 class Inspector:
-    """Turns shots into verdicts with one engine, one contract and one set of limits; `normals` give the p-values."""
+    """Turns shots into verdicts with one engine, one contract and one set of limits.
+
+    `normals` give the p-values; `gate` stops pictures that are the camera's fault, and is shared by the inspectors of
+    one camera.
+    """
 
     def __init__(
         self,
@@ -51,27 +56,32 @@ class Inspector:
         clock: Clock | None = None,
         policy: Policy = Policy(),  # noqa: B008 - frozen
         normals: Sequence[float] = (),
+        gate: CameraGate | None = None,
     ) -> None:
         self._engine, self._contract, self._limits, self._policy = engine, contract, limits, policy
-        self._p_value = PValues(normals)
+        self._p_value, self._gate = PValues(normals), gate
         self._now = (clock or SystemClock()).monotonic
 
     def inspect(self, shot: Shot) -> Inspection:
         """Judge one shot. Trouble with this one part is an ERROR verdict, never an exception."""
         started = self._now()
         if isinstance(shot, Blank):
-            return unjudged(shot, Outcome.ERROR, shot.problem, started, self._now(), self._policy)
+            return self._error(shot, shot.problem, ErrorCode.PICTURE, started)
         try:
+            fault = None if self._gate is None else self._gate.fault(shot)
+            if fault is not None:
+                return self._error(shot, fault, ErrorCode.CAMERA_FAULT, started)
             picture = prepare(shot.image, self._contract)
             prepared = self._now()
             reading = self._engine.infer(picture)
             computed = self._now()
             outcome = judge(reading, self._limits)
         except MaplEdgeError as exc:
-            return unjudged(shot, Outcome.ERROR, str(exc), started, self._now(), self._policy)
+            code = ErrorCode.PICTURE if isinstance(exc, DataError | ContractMismatch) else ErrorCode.ENGINE
+            return self._error(shot, str(exc), code, started)
         if outcome is Outcome.ERROR:
             problem = f"the engine {self._engine.name} gave a score of {reading.score}"
-            return unjudged(shot, Outcome.ERROR, problem, started, self._now(), self._policy)
+            return self._error(shot, problem, ErrorCode.ENGINE, started)
         times = StageTimes(
             queue=1e3 * (started - shot.t_mono),
             prepare=1e3 * (prepared - started),
@@ -87,11 +97,16 @@ class Inspector:
         """See `Inspects`; nothing is late without a deadline."""
         return ()
 
+    def _error(self, shot: Shot, problem: str, code: ErrorCode, started: float) -> Inspection:
+        return unjudged(shot, Outcome.ERROR, problem, started, self._now(), self._policy, code)
 
-def unjudged(shot: Shot, outcome: Outcome, problem: str, started: float, ended: float, policy: Policy) -> Inspection:
+
+def unjudged(
+    shot: Shot, outcome: Outcome, problem: str, started: float, ended: float, policy: Policy, code: ErrorCode
+) -> Inspection:
     """A verdict without a score, LATE or ERROR; `started` and `ended` in seconds on the monotonic clock."""
     times = StageTimes(queue=1e3 * (started - shot.t_mono), judge=1e3 * (ended - started))
-    verdict = Verdict(outcome, shot.seq, shot.name, shot.captured_at, None, None, times, problem, policy)
+    verdict = Verdict(outcome, shot.seq, shot.name, shot.captured_at, None, None, times, problem, policy, code=code)
     return Inspection(verdict, shot, None)
 
 

@@ -84,8 +84,7 @@ class LineSource:
             if fate.corrupt:
                 yield Blank(seq, t_mono, captured_at, name, f"{name}: the JPEG is truncated; check cable and network")
             else:
-                image = part.image[:, :, ::-1].copy() if fate.swapped else part.image
-                yield Frame(image, seq, t_mono, captured_at, name)
+                yield Frame(fate.seen(part.image), seq, t_mono, captured_at, name)
 
     def close(self) -> None:
         """End `shots`."""

@@ -77,7 +77,7 @@ def run(
     with ExitStack() as at_end:
         for sink in sinks:
             at_end.callback(sink.close)
-        shots = _newest(source, stop, summary) if source.live else _every(source, stop)
+        shots = shots_of(source, stop, summary)
         at_end.callback(shots.close)
         at_end.callback(source.close)  # first: it wakes a thread that waits for a camera
         while max_frames is None or summary.frames < max_frames:
@@ -93,6 +93,11 @@ def run(
             _tell_late(inspector.late_results(), sinks, summary)
         _tell_late(inspector.late_results(), sinks, summary)
     return summary
+
+
+def shots_of(source: Source, stop: threading.Event, summary: RunSummary) -> Generator[Shot, None, None]:
+    """The newest shots of a live source, every shot of any other, until it ends or `stop` is set."""
+    return _newest(source, stop, summary) if source.live else _every(source, stop)
 
 
 def _tell_late(results: Sequence[Inspection], sinks: Sequence[Sink], summary: RunSummary) -> None:
@@ -136,5 +141,6 @@ def _newest(source: Source, stop: threading.Event, summary: RunSummary) -> Gener
         pass
     finally:
         slot.close()
+        source.close()  # wakes a thread that waits for a camera
         thread.join(JOIN_S)
         summary.drops += Counter({Drop.NEWER: slot.dropped, Drop.STOPPED: slot.left})

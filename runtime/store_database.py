@@ -64,6 +64,7 @@ MIGRATIONS: list[tuple[str, ...]] = [
         "CREATE TABLE lost (run_id INTEGER NOT NULL, first INTEGER NOT NULL, last INTEGER NOT NULL)",
         "CREATE TABLE unexpected (run_id INTEGER, seq INTEGER, PRIMARY KEY (run_id, seq))",
     ),
+    ("ALTER TABLE shots ADD COLUMN code TEXT",),  # kind of the error, NULL where there is none or nobody said
 ]
 """What brings a database from schema n to n + 1; `PRAGMA user_version` holds how many were done. Only ever append."""
 

@@ -133,7 +133,7 @@ def test_file_can_be_read_by_people(tmp_path: Path) -> None:
     lines = (tmp_path / "calibration.yaml").read_text(encoding="utf-8").splitlines()
 
     assert lines[0].startswith("# ")
-    assert lines[1] == "schema_version: 2"
+    assert lines[1] == "schema_version: 3"
     assert "created_by: Jürgen" in lines
 
 
@@ -152,12 +152,12 @@ def test_limit_that_is_no_number_is_refused(key: str, value: float) -> None:
         Limits.model_validate({"fail": 1.0, key: value})
 
 
-@pytest.mark.parametrize("schema", [3, 99], ids="schema {}".format)
+@pytest.mark.parametrize("schema", [4, 99], ids="schema {}".format)
 def test_newer_schema_is_refused(schema: int, tmp_path: Path) -> None:
     """An older station must not guess what a newer file means, whatever else is in it."""
     path = written(tmp_path, schema_version=schema, added_later=True)
 
-    with pytest.raises(BundleError, match=rf"schema {schema} is newer than this version reads \(2\); update mapl-edge"):
+    with pytest.raises(BundleError, match=rf"schema {schema} is newer than this version reads \(3\); update mapl-edge"):
         calibration_from_file(path)
 
 

@@ -558,3 +558,52 @@ def test_a_manifest_with_other_values_does_not_open(bundle: Bundle) -> None:
     path.write_text(path.read_text().replace('"seed": 3', '"seed": 4'))
 
     assert "manifest.sha256 was changed" in one_line(mapl_edge("inspect", bundle.path, code=5))
+
+
+def test_a_station_stops_the_cameras_faults(bundle: Bundle, calibration_data: Path, tmp_path: Path) -> None:
+    """From calibrating to the verdict line and the store; the account stays whole."""
+    source = "line:?parts=30&size=96&defects=0&start=500&faults=dark:3-26"
+    mapl_edge("calibrate", bundle.path, "--good", calibration_data)
+
+    after = mapl_edge(
+        "run", bundle.path, "--source", source, "--out", tmp_path / "after.jsonl", "--store", tmp_path / "s"
+    )
+
+    lines = [json.loads(line) for line in (tmp_path / "after.jsonl").read_text().splitlines()]
+    faulty = [line["seq"] for line in lines if line["code"] == "CAMERA_FAULT"]
+    assert faulty == list(range(3, 27))
+    assert {line["verdict"] for line in lines[3:27]} == {"ERROR"}
+    assert after.stderr.count("CAMERA_FAULT, 20 pictures in a row: camera 'camera-0' is too dark") == 1
+    assert after.stderr.count("is well again after 24 pictures") == 1
+    assert "camera health: size, light, sharpness" in after.stderr
+    assert "30 triggers = " in after.stderr
+    told = mapl_edge("history", tmp_path / "s", "--json").stdout
+    assert told.count('"code": "CAMERA_FAULT"') == 24
+
+
+def test_captured_pictures_train(tmp_path: Path) -> None:
+    """The folder that capture leaves is what train takes; a second capture goes on in it."""
+    for start in (0, 12):
+        source = f"line:?defects=0&size=96&parts=12&start={start}"
+        result = mapl_edge("capture", "--source", source, "--out", tmp_path / "part", "--count", 12, "--json")
+        assert json.loads(result.stdout)["saved"] == 12
+
+    mapl_edge("train", tmp_path / "part", "--out", tmp_path / "model", "--steps", 2, "--size", "64x64")
+
+    assert len(list((tmp_path / "part" / "train" / "good").glob("*.png"))) == 24
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "says"),
+    [
+        (["--label", "../x"], 4, "expected a plain name"),
+        (["--every", "soon"], 2, "expected a time such as 0.5s"),
+        (["--source", "nowhere.mp4"], 7, "no such file or folder"),
+    ],
+)
+def test_capture_refuses_in_one_line(tmp_path: Path, arguments: list[str], code: int, says: str) -> None:
+    """And writes nothing."""
+    result = mapl_edge("capture", "--source", "line:?parts=2", "--out", tmp_path / "a", *arguments, code=code)
+
+    assert says in result.stderr
+    assert not (tmp_path / "a").exists()

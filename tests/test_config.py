@@ -170,7 +170,8 @@ def test_settings_cannot_be_changed() -> None:
         pytest.param(
             StationConfig,
             "camera: {url: x}",
-            "camera.url: unknown key, known keys: name, source, open_timeout_s, stale_after_s, retry_at_most_s, fps",
+            "camera.url: unknown key, known keys: name, source, open_timeout_s, stale_after_s, retry_at_most_s, fps, "
+            "health",
             id="nested-and-new",
         ),
         pytest.param(

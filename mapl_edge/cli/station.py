@@ -66,6 +66,7 @@ def run(
         standby_engines,
     )
     from mapl_edge.runtime import run as run_loop
+    from mapl_edge.runtime.camera_gate import camera_gate
 
     if camera is not None and source is not None:
         raise typer.BadParameter("give --camera or --source, not both")
@@ -84,12 +85,15 @@ def run(
     engine, proof = choose_engine(opened, engine_wanted, threads, tell=people.print, **taken)
     budget_ms = station.budget_ms if budget_ms is None else budget_ms
     policy = Policy(station.on_late, station.on_error)
-    inspector_of = partial(
-        Inspector, contract=opened.contract, limits=calibration.limits, policy=policy, normals=calibration.scores
-    )
+    tell = partial(people.print, markup=False)
+    gate = camera_gate(station.camera, calibration.camera, opened.contract.roi_xywh, tell)
+    judging: dict[str, Any] = {"limits": calibration.limits, "normals": calibration.scores}
+    inspector_of = partial(Inspector, contract=opened.contract, policy=policy, gate=gate, **judging)
     standby = partial(standby_engines, opened, engine, proof.engine, engine_wanted, threads, **taken)
     with stop_on_signals() as stop, _inspects(engine, standby, inspector_of, station, budget_ms) as inspector:
-        opened_source = source_from_uri(uri, limits=station.camera, tell=partial(people.print, markup=False))
+        opened_source = source_from_uri(uri, limits=station.camera, tell=tell)
+        if gate is not None:
+            gate.begin(uri, opened_source.live)
         digests = {"bundle": opened.digest, "calibration": opened.calibration_digest}
         shared = {"run": uuid.uuid4().hex[:12], "camera": station.camera.name, **digests}
         target = out or station.out

