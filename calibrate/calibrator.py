@@ -18,6 +18,8 @@ from mapl_edge.dataset import BadPictures, Sample
 from mapl_edge.engine import Reading
 from mapl_edge.errors import BundleError, ContractMismatch, DataError
 from mapl_edge.files import sha256_of
+from mapl_edge.part_statistics import PartStatistics, part_statistics
+from mapl_edge.prepare import prepare
 from mapl_edge.verdict import utc_text
 
 
@@ -93,11 +95,15 @@ def calibrate_parts(
     bad = bad or BadPictures()
     scores: dict[Sample, float] = {}
     measured: list[Measures] = []
+    statistics: dict[Sample, dict[str, float]] = {}
     for what, some in (("scoring good parts", fresh), ("scoring defects", fresh_defects)):
         for done, (sample, image) in enumerate(bad.read(some), start=1):
-            scores[sample] = look(image).score
+            reading = look(image)
+            scores[sample] = reading.score
             if some is fresh:
                 measured.append(measure(image, bundle.contract.roi_xywh))
+                found = part_statistics(prepare(image, bundle.contract), reading)
+                statistics[sample] = {} if found is None else found.as_json()
             progress(what, done, len(some))
     used, used_defects = ([sample for sample in some if sample in scores] for some in (fresh, fresh_defects))
     decision = decide([scores[s] for s in used], [scores[s] for s in used_defects], wish)
@@ -117,10 +123,16 @@ def calibrate_parts(
             scores=tuple(float(scores[sample]) for sample in used),
             engine=engine,
             camera=reference_from_measures(measured),
+            baseline=_columns([statistics[sample] for sample in used]),
         ),
         bundle.calibration_path,
     )
     return Calibrated(decision, len(good) + len(defects) - len(fresh) - len(fresh_defects))
+
+
+def _columns(rows: Sequence[dict[str, float]]) -> dict[str, tuple[float, ...]]:
+    """Rows by statistic; none where a part has no statistics."""
+    return {name: tuple(row[name] for row in rows) for name in PartStatistics.__slots__} if all(rows) else {}
 
 
 def roll_back(bundle: Bundle, version: int) -> Calibration:

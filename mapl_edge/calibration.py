@@ -92,6 +92,8 @@ class Calibration(BaseModel):
         scores: raw scores of the good parts, in the order of `pictures`; empty in files of schema 1.
         engine: name of the engine that gave the scores, such as onnxruntime-fp32-fused; empty where nobody said.
         camera: what good pictures of this camera measure; None in files of schema 2 and older.
+        baseline: statistics of the good parts by name (`mapl_edge.part_statistics`), in the order of `scores`; what
+            drift is measured from; empty in older files.
         note: why there is this version, where it does not come from pictures of its own.
     """
 
@@ -112,7 +114,15 @@ class Calibration(BaseModel):
     scores: tuple[Annotated[float, Field(allow_inf_nan=False)], ...] = ()
     engine: str = ""
     camera: CameraReference | None = None
+    baseline: dict[str, tuple[Annotated[float, Field(allow_inf_nan=False)], ...]] = {}
     note: str = ""
+
+    @model_validator(mode="after")
+    def _one_value_a_part(self) -> Calibration:
+        for name, column in self.baseline.items():
+            if len(column) != len(self.scores):
+                raise ValueError(f"baseline {name} holds {len(column)} values, expected {len(self.scores)}")
+        return self
 
     def note_on(self, engine: str) -> str | None:
         """What people should know where another engine runs than the one calibrated with; None: nothing."""

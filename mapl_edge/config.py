@@ -85,6 +85,23 @@ class StoreConfig(Section):
         return {"folder": content} if isinstance(content, str | Path) else content
 
 
+class DriftConfig(Section):
+    """How passed parts are followed for drift. `drift: false` turns it off."""
+
+    follow: bool = True
+    parts_per_false_alarm: float = Field(default=10_000, ge=100, le=10_000_000)
+    """Passed parts between false alarms, over all charts together, on average and at least."""
+    quiet_parts: int = Field(default=1_000, ge=1)
+    """Passed parts after an alarm in which its statistic tells no other."""
+    events: Path | None = None
+    """File to which alarms are added, one JSON object a line; None: drift.jsonl in the store, if there is one."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _switch_alone(cls, content: Any) -> Any:
+        return {"follow": content} if isinstance(content, bool) else content
+
+
 class StationConfig(Section):
     """What station.yaml holds; `mapl-edge run` reads it."""
 
@@ -92,6 +109,7 @@ class StationConfig(Section):
     camera: CameraConfig = CameraConfig()
     out: Path | None = None
     store: StoreConfig = StoreConfig()
+    drift: DriftConfig = DriftConfig()
     threads: Annotated[int, Field(ge=0, le=MAX_THREADS)] = 0
     """Threads for the engine; 0 lets it choose."""
     budget_ms: Annotated[float, Field(gt=0)] | None = None

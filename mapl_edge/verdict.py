@@ -7,6 +7,8 @@ from dataclasses import dataclass
 from datetime import datetime, timezone
 from enum import Enum
 
+from mapl_edge.part_statistics import PartStatistics
+
 
 class Outcome(str, Enum):
     """What the gate is told. LATE and ERROR are verdicts too: every trigger gets exactly one."""
@@ -88,6 +90,7 @@ class Verdict:
         p_value: of the score among the calibration's good parts (`mapl_edge.p_value`); None where there is none.
         policy: what LATE and ERROR mean to the gate.
         code: the kind of `error`; None where there is none.
+        statistics: of picture and reading, for drift; None where there is no score.
     """
 
     outcome: Outcome
@@ -101,6 +104,7 @@ class Verdict:
     policy: Policy = Policy()
     p_value: float | None = None
     code: ErrorCode | None = None
+    statistics: PartStatistics | None = None
 
     @property
     def action(self) -> Action:
@@ -133,6 +137,7 @@ class Verdict:
                 },
                 "error": self.error,
                 "code": None if self.code is None else self.code.value,
+                "statistics": None if self.statistics is None else self.statistics.as_json(),
                 **station,
             },
             ensure_ascii=False,

@@ -1,6 +1,7 @@
 """Runtime: from a camera to verdicts. Never imports torch, export or calibrate."""
 
 from mapl_edge.runtime.deadline import DeadlineInspector
+from mapl_edge.runtime.drift_sink import DriftSink
 from mapl_edge.runtime.engine_choice import Proof, choose_engine, engine_of, standby_engines
 from mapl_edge.runtime.engines import FusedEngine, SplitEngine
 from mapl_edge.runtime.inspector import Inspection, Inspector, Inspects
@@ -14,6 +15,7 @@ from mapl_edge.runtime.watchdog import OpenEngine, Patience
 __all__ = [
     "Blank",
     "DeadlineInspector",
+    "DriftSink",
     "Drop",
     "ExpectingSink",
     "FusedEngine",

@@ -35,6 +35,7 @@ class Entry:
 
     Attributes:
         action, latency_ms, stage_ms: None and empty where the station stopped before the verdict.
+        statistics: None where there is no score, and in records of earlier versions.
         stored_picture, stored_map: files in the store, or None.
     """
 
@@ -52,6 +53,7 @@ class Entry:
     stage_ms: dict[str, float]
     error: str | None
     code: str | None
+    statistics: dict[str, float] | None
     bundle: str
     calibration: str
     engine: str
@@ -101,8 +103,8 @@ class History:
         if wanted.with_picture:
             clauses.append("has_map IS NOT NULL")
         newest = f"""SELECT shots.id AS id, run_id, run, camera, shots.seq AS seq, picture, captured_us, outcome, score,
-            threshold, latency_ms, stage_ms, error, action, p_value, code, bundle, calibration, engine, has_map
-            FROM shots JOIN runs ON runs.id = shots.run_id LEFT JOIN pictures USING (run_id, seq)
+            threshold, latency_ms, stage_ms, error, action, p_value, code, statistics, bundle, calibration, engine,
+            has_map FROM shots JOIN runs ON runs.id = shots.run_id LEFT JOIN pictures USING (run_id, seq)
             WHERE {" AND ".join(clauses)} ORDER BY shots.id DESC LIMIT ?"""
         rows = self._connection.execute(
             f"SELECT * FROM ({newest}) ORDER BY id", (*values, -1 if wanted.last is None else wanted.last)
@@ -116,13 +118,14 @@ class History:
         return alarms(self._connection)
 
     def _entry(self, run_id: int, run: str, camera: str, seq: int, picture: str, captured_us: int, *row: Any) -> Entry:
-        outcome, score, threshold, latency_ms, stages, error, action, p_value, code, *origin, has_map = row
+        outcome, score, threshold, latency_ms, stages, error, action, p_value, code, statistics, *origin, has_map = row
         stored = picture_path(self._folder, run_id, seq) if has_map is not None else None
         bundle, calibration, engine = origin
         kept = stored, map_path(stored) if stored and has_map else None
         moment, spent = moment_from_microseconds(captured_us), json.loads(stages) if stages else {}
         what = Outcome(outcome), action, score, p_value, threshold, latency_ms, spent, error, code
-        return Entry(run, camera, seq, picture, moment, *what, bundle, calibration, engine, *kept)
+        numbers = json.loads(statistics) if statistics else None
+        return Entry(run, camera, seq, picture, moment, *what, numbers, bundle, calibration, engine, *kept)
 
 
 @contextmanager
@@ -174,7 +177,12 @@ def write_table(entries: Iterable[Entry], out: Path) -> int:
 
 def _flat(entry: Entry) -> dict[str, Any]:
     row = entry.as_json()
-    return {**row, "stage_ms": json.dumps(row["stage_ms"])}
+    statistics = row["statistics"]
+    return {
+        **row,
+        "stage_ms": json.dumps(row["stage_ms"]),
+        "statistics": None if statistics is None else json.dumps(statistics),
+    }
 
 
 def _write_csv(entries: Iterable[Entry], work: Path) -> int:

@@ -14,6 +14,7 @@ from mapl_edge.engine import Engine, Reading
 from mapl_edge.errors import ContractMismatch, DataError, MaplEdgeError
 from mapl_edge.judge import judge
 from mapl_edge.p_value import PValues
+from mapl_edge.part_statistics import part_statistics
 from mapl_edge.prepare import prepare
 from mapl_edge.runtime.camera_gate import CameraGate
 from mapl_edge.runtime.sources import Blank, Shot
@@ -82,6 +83,7 @@ class Inspector:
         if outcome is Outcome.ERROR:
             problem = f"the engine {self._engine.name} gave a score of {reading.score}"
             return self._error(shot, problem, ErrorCode.ENGINE, started)
+        statistics = part_statistics(picture, reading)
         times = StageTimes(
             queue=1e3 * (started - shot.t_mono),
             prepare=1e3 * (prepared - started),
@@ -90,7 +92,10 @@ class Inspector:
         )
         score, limit, policy = reading.score, self._limits.fail, self._policy
         p_value = self._p_value(score)
-        verdict = Verdict(outcome, shot.seq, shot.name, shot.captured_at, score, limit, times, None, policy, p_value)
+        verdict = Verdict(
+            *(outcome, shot.seq, shot.name, shot.captured_at, score, limit, times, None, policy, p_value),
+            statistics=statistics,
+        )
         return Inspection(verdict, shot, reading)
 
     def late_results(self) -> Sequence[Inspection]:

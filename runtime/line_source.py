@@ -14,6 +14,7 @@ from mapl_edge.clock import Clock
 from mapl_edge.config import Section, config_from_dict
 from mapl_edge.frame import Frame
 from mapl_edge.runtime.sources import Blank, Shot
+from mapl_edge.testing.ageing import Ageing
 from mapl_edge.testing.faults import Faults
 from mapl_edge.testing.line import SyntheticLine
 
@@ -33,6 +34,12 @@ class LineUri(Section):
     """Side of the square picture in pixels."""
     fps: float | None = Field(default=None, gt=0, le=1000)
     """Parts per second; with it the line is live, without it every part waits for us."""
+    lamp: float = Field(default=0.0, ge=0, lt=1)
+    """Share of its brightness that the lamp loses in a thousand parts, counted from the first one that comes."""
+    defocus: float = Field(default=0.0, ge=0, le=100)
+    """Pixels by which the lens blurs more in a thousand parts."""
+    shift: float = Field(default=0.0, ge=-1000, le=1000)
+    """Pixels by which parts go to the right in a thousand parts."""
     faults: str = ""
     """What goes wrong; the grammar is in `mapl_edge.testing.faults`. Frames count from 0, whatever `start` is."""
 
@@ -65,7 +72,11 @@ class LineSource:
         self._faults = Faults.from_text(line.faults, line.seed)
         self._closing = threading.Event()
         self._line = SyntheticLine(
-            seed=line.seed, defect_rate=line.defects, size_hw=(line.size, line.size), pose=line.pose
+            seed=line.seed,
+            defect_rate=line.defects,
+            size_hw=(line.size, line.size),
+            pose=line.pose,
+            ageing=Ageing(line.lamp, line.defocus, line.shift, line.start),
         )
 
     def shots(self) -> Iterator[Shot]:

@@ -425,7 +425,7 @@ class Store:
         db, run_id = self._database, self._run_id
         changed = db.execute(
             """UPDATE shots SET outcome = ?, score = ?, threshold = ?, latency_ms = ?, stage_ms = ?, error = ?,
-            action = ?, p_value = ?, code = ? WHERE run_id = ? AND seq = ? AND outcome IS NULL""",
+            action = ?, p_value = ?, code = ?, statistics = ? WHERE run_id = ? AND seq = ? AND outcome IS NULL""",
             (*verdict, run_id, seq),
         )
         if changed.rowcount:
@@ -498,8 +498,8 @@ class Store:
 
 
 COLUMNS = """(run_id, seq, picture, captured_us, t_mono, outcome, score, threshold, latency_ms, stage_ms, error, action,
-    p_value, code) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)"""
-NO_VERDICT: Row = (None,) * 9
+    p_value, code, statistics) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)"""
+NO_VERDICT: Row = (None,) * 10
 
 
 def _verdict_row(verdict: Verdict) -> Row:
@@ -508,7 +508,8 @@ def _verdict_row(verdict: Verdict) -> Row:
     latency = round(verdict.stage_ms.total, 3)
     judged = verdict.score, verdict.threshold, latency, stages, error
     code = None if verdict.code is None else verdict.code.value
-    return verdict.outcome.value, *judged, verdict.action.value, verdict.p_value, code
+    statistics = None if verdict.statistics is None else json.dumps(verdict.statistics.as_json())
+    return verdict.outcome.value, *judged, verdict.action.value, verdict.p_value, code, statistics
 
 
 def _text(words: str) -> str:

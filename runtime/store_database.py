@@ -65,6 +65,7 @@ MIGRATIONS: list[tuple[str, ...]] = [
         "CREATE TABLE unexpected (run_id INTEGER, seq INTEGER, PRIMARY KEY (run_id, seq))",
     ),
     ("ALTER TABLE shots ADD COLUMN code TEXT",),  # kind of the error, NULL where there is none or nobody said
+    ("ALTER TABLE shots ADD COLUMN statistics TEXT",),  # JSON; NULL where there is no score, and in older records
 ]
 """What brings a database from schema n to n + 1; `PRAGMA user_version` holds how many were done. Only ever append."""
 

@@ -88,13 +88,13 @@ def test_exit_codes_are_documented() -> None:
 
 def test_every_station_key_is_documented() -> None:
     """And every training key."""
-    from mapl_edge.config import CameraConfig, StationConfig, StoreConfig, TrainConfig
+    from mapl_edge.config import CameraConfig, DriftConfig, StationConfig, StoreConfig, TrainConfig
 
     run, train = ((ROOT / "docs" / name).read_text(encoding="utf-8") for name in ("run.md", "train.md"))
 
     assert [
         key
-        for model in (StationConfig, CameraConfig, StoreConfig)
+        for model in (StationConfig, CameraConfig, StoreConfig, DriftConfig)
         for key in model.model_fields
         if f"{key}:" not in run
     ] == []

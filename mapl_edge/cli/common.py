@@ -52,6 +52,8 @@ def station_from_yaml(path: Path | None) -> StationConfig:
     }
     if (folder := station.store.folder) is not None:
         here["store"] = station.store.model_copy(update={"folder": path.parent / folder})
+    if (events := station.drift.events) is not None:
+        here["drift"] = station.drift.model_copy(update={"events": path.parent / events})
     return station.model_copy(update=here)
 
 

@@ -1,4 +1,4 @@
-"""Commands about what a station kept: history, replay."""
+"""Commands about what a station kept: history, replay, drift."""
 
 from __future__ import annotations
 
@@ -111,6 +111,55 @@ def replay(
     if flips and not as_json:
         print_wide(table)
     people.print(f"{len(flips)} of {len(judged)} stored pictures get another verdict from {opened.path}", markup=False)
+
+
+@app.command(epilog="Example: mapl-edge drift store --bundle bottle.mapl --csv drift.csv --plot drift.png")
+def drift(
+    past: Annotated[
+        Path | None, typer.Argument(help="Store folder, or a file of verdicts; default: the store in station.yaml.")
+    ] = None,
+    bundle: Annotated[Path | None, typer.Option(help="Bundle whose calibration is the baseline.")] = None,
+    camera: CameraNameOption = None,
+    csv: Annotated[Path | None, typer.Option(help="Write every chart, part by part, to a new .csv file.")] = None,
+    plot: Annotated[Path | None, typer.Option(help="Draw the charts in a .png file.")] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object on stdout.")] = False,
+) -> None:
+    """Follow the parts that passed: have score, light, sharpness or place drifted since calibration?"""
+    from mapl_edge.drift import Drift
+    from mapl_edge.drift_history import follow, write_drift
+    from mapl_edge.runtime.passed import passed_parts
+
+    if plot is not None:
+        from mapl_edge.calibrate.plot import check_plot
+
+        check_plot(plot)
+    settings = station_from_yaml(None).drift
+    opened = None if bundle is None else opened_bundle(bundle)
+    rates = settings.parts_per_false_alarm, settings.quiet_parts
+
+    def drift_of(digest: str) -> Drift:
+        if opened is None or opened.calibration_digest == digest:
+            return Drift(None if opened is None else opened.calibration, *rates)
+        people.print(f"parts of calibration {digest[:12]}, not {opened.path}'s: their charts start without a baseline")
+        return Drift(None, *rates)
+
+    followed = follow(passed_parts(_store_folder(past), camera), drift_of)
+    if csv is not None:
+        people.print(f"{csv}: {write_drift(followed, csv)} parts", markup=False)
+    if plot is not None:
+        from mapl_edge.calibrate.drift_plot import plot_drift
+
+        plot_drift(followed, plot)
+    alarms = followed.alarms
+    for part, alarm in alarms:
+        people.print(f"{part.captured_at} seq {part.seq}: {alarm}", markup=False)
+    people.print(
+        f"{len(alarms)} alarms in {len(followed.steps)} passed parts, {followed.n_baseline} parts at calibration; "
+        f"without drift there is at most one in {rates[0]:g} parts on average"
+    )
+    told = [{**alarm.as_json(), "seq": part.seq, "captured_at": part.captured_at} for part, alarm in alarms]
+    counts = {"passed_parts": len(followed.steps), "baseline_parts": followed.n_baseline}
+    print_json(as_json, {**counts, "parts_per_false_alarm": rates[0], "alarms": told})
 
 
 def _store_folder(named: Path | None) -> Path:

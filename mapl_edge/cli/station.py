@@ -52,6 +52,7 @@ def run(
 ) -> None:
     """Inspect a stream: one verdict per part, until the source ends or Ctrl-C."""
     from mapl_edge.runtime import (
+        DriftSink,
         Drop,
         Inspector,
         JsonLines,
@@ -110,6 +111,9 @@ def run(
             people.print(note)
         fps = station.camera.fps if uri == station.camera.source and station.camera.fps else None
         _tell_time(engine.name, proof.ms, budget_ms, fps or getattr(opened_source, "fps", None))
+        if station.drift.follow:
+            tell = partial(people.print, markup=False)
+            sinks.append(DriftSink(calibration, station.drift, shared, keep, tell))
         summary = run_loop(opened_source, inspector, [*sinks, SystemdSink()], stop, max_frames)
     counts = ", ".join(f"{n} {outcome.value}" for outcome, n in sorted(summary.verdicts.items()))
     told = f"{summary.frames} parts: {counts or 'none'}; {summary.drops[Drop.NEWER]} frames dropped for newer ones"

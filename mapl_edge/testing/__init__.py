@@ -1,5 +1,6 @@
 """Public test doubles for those who build on mapl-edge and for our tests: line, camera, clock, engines, CUDA."""
 
+from mapl_edge.testing.ageing import Ageing
 from mapl_edge.testing.camera import HangingDevice
 from mapl_edge.testing.clock import ManualClock
 from mapl_edge.testing.cuda import FakeCuda, FakePyCuda
@@ -12,6 +13,7 @@ from mapl_edge.testing.tensorrt import FakeTensorRt
 
 __all__ = [
     "DEFECTS",
+    "Ageing",
     "FakeCuda",
     "FakeEngine",
     "FakePyCuda",

@@ -18,6 +18,8 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
+from mapl_edge.testing.ageing import Ageing
+
 UInt8Array = NDArray[np.uint8]
 Array = NDArray[Any]  # float32 unless said otherwise; cv2 and numpy's stubs lose track of it
 Pose = Literal["fixed", "any"]
@@ -53,6 +55,7 @@ class SyntheticLine:
         pose: "fixed" lays the part down within 1.5 % of the shorter side, 1.5 degrees and 1 % scale; "any" draws it
             smaller, at any angle, anywhere in the picture but never cut off.
         defects: the kinds that part() and write_mvtec() choose from, each equally likely.
+        ageing: how the station wears out; it may carry parts out of the picture.
 
     Raises:
         ValueError: a field is out of its range.
@@ -63,6 +66,7 @@ class SyntheticLine:
     size_hw: tuple[int, int] = (320, 320)
     pose: Pose = "fixed"
     defects: tuple[str, ...] = DEFECTS
+    ageing: Ageing = Ageing()  # noqa: RUF009 - frozen
 
     def __post_init__(self) -> None:
         if self.seed < 0:
@@ -320,6 +324,7 @@ def _scene_of(line: SyntheticLine, index: int) -> _Scene:
     px_per_unit = round(side * _ZOOMS[line.pose] * _SHEET_OVERSAMPLING)
     shape = _shape(px_per_unit, "right")
     to_camera, angle = _pose(line, shape.hull, _stream(line, index, 1))
+    to_camera[0, 2] += line.ageing.shift_px(index)
 
     rng = _stream(line, index, 2)
     sun = radians(rng.uniform(-140, -115)) - angle  # the lamp hangs at the upper left of the camera
@@ -330,10 +335,11 @@ def _scene_of(line: SyntheticLine, index: int) -> _Scene:
     top, left = (int(rng.integers(n // 2)) for n in (h, w))
     belt = rubber[top : top + h, left : left + w] * (1 - shadow.astype(np.float32) * (0.6 / 255))
 
+    lamp = line.ageing.light(index)
     gain, tilt, way = rng.uniform(0.92, 1.08), rng.uniform(0, 0.1), rng.uniform(0, 2 * pi)
     across = np.linspace(-tilt * cos(way), tilt * cos(way), w, dtype=np.float32)[None, :]
     down = np.linspace(-tilt * sin(way), tilt * sin(way), h, dtype=np.float32)[:, None]
-    field = vignette * (gain + across + down)
+    field = vignette * (gain + across + down) * lamp
     warmth = rng.uniform(-0.055, -0.005)  # of a cool lamp
     return _Scene(
         px_per_unit=px_per_unit,
@@ -344,7 +350,7 @@ def _scene_of(line: SyntheticLine, index: int) -> _Scene:
         texture=_texture(shape, _stream(line, index, 3)),
         belt=cv2.merge([belt * tint for tint in (1.09, 1.0, 0.95)]),
         light=cv2.merge([field * (1 + k * warmth) for k in (-1, 0, 1)]),
-        blur_px=rng.uniform(0.4, 0.75),
+        blur_px=line.ageing.blur_px(index, rng.uniform(0.4, 0.75)),
     )
 
 
@@ -397,7 +403,12 @@ def _photo(scene: _Scene, shape: _Shape, damage: _Damage) -> Array:
     cover = np.multiply(cv2.extractChannel(seen, 3), np.float32(1 / 255), dtype=np.float32)
     bare = cv2.cvtColor(seen, cv2.COLOR_BGRA2BGR).astype(np.float32)
     picture = cv2.blendLinear(bare, scene.belt, cover, 1 - cover)
-    return cv2.GaussianBlur(cv2.multiply(picture, scene.light), (5, 5), scene.blur_px)
+    return _blurred(cv2.multiply(picture, scene.light), scene.blur_px)
+
+
+def _blurred(picture: Array, blur_px: float) -> Array:
+    side = max(5, 2 * round(3 * blur_px) + 1)  # 5 for every lens in focus
+    return cv2.GaussianBlur(picture, (side, side), blur_px)
 
 
 def _damaged_photo(scene: _Scene, clean: Array, kind: str, rng: np.random.Generator) -> tuple[Array, UInt8Array]:
@@ -409,7 +420,7 @@ def _damaged_photo(scene: _Scene, clean: Array, kind: str, rng: np.random.Genera
         variant = _WRONG_PARTS[int(rng.integers(len(_WRONG_PARTS)))]
     shape = _shape(scene.px_per_unit, variant)
     outline = cv2.warpAffine(shape.outline, scene.to_camera, scene.size_hw[::-1])
-    outline = cv2.threshold(cv2.GaussianBlur(outline, (5, 5), scene.blur_px), 5, 255, cv2.THRESH_BINARY)[1]
+    outline = cv2.threshold(_blurred(outline, scene.blur_px), 5, 255, cv2.THRESH_BINARY)[1]
     closing = cv2.getStructuringElement(cv2.MORPH_ELLIPSE, (2 * max(1, round(min(scene.size_hw) / 160)) + 1,) * 2)
     damage = _DAMAGES[kind](scene, shape, rng) if kind in _DAMAGES else _Damage()
     damaged = _photo(scene, shape, damage)

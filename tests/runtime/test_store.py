@@ -503,7 +503,7 @@ def test_a_newer_schema_is_refused(tmp_path: Path) -> None:
         connection.execute(f"PRAGMA user_version = {len(MIGRATIONS) + 1}")
     before = (tmp_path / DATABASE).read_bytes()
 
-    with pytest.raises(DataError, match=r"schema 3 is newer than this version reads \(2\); update mapl-edge"):
+    with pytest.raises(DataError, match=r"schema 4 is newer than this version reads \(3\); update mapl-edge"):
         opened(tmp_path, "r2")
     with pytest.raises(DataError, match="newer"), open_history(tmp_path):
         pass

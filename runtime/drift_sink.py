@@ -1,0 +1,104 @@
+"""Drift sink: follows the verdicts as they leave, and tells drift once. It changes no verdict and comes after them."""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+from collections.abc import Callable, Mapping
+from pathlib import Path
+
+from mapl_edge.calibration import Calibration
+from mapl_edge.config import DriftConfig
+from mapl_edge.drift import Drift
+from mapl_edge.errors import DataError, OutputError
+from mapl_edge.files import files_errors
+from mapl_edge.part_statistics import values_of
+from mapl_edge.runtime.inspector import Inspection
+from mapl_edge.runtime.passed import passed_parts
+from mapl_edge.runtime.store_database import DATABASE
+from mapl_edge.verdict import Outcome, utc_text
+
+logger = logging.getLogger(__name__)
+
+RESUMED = 3_000  # newest passed parts of the store that a start goes over: about 0.3 s
+EVENTS = "drift.jsonl"
+
+
+class DriftSink:
+    """The charts of one camera.
+
+    A start goes over the newest passed parts of the same camera and calibration in the store, so the charts go on;
+    without a store they begin at the calibration's baseline. What was told before is not told again.
+
+    Attributes:
+        drift: the charts.
+        events: file of alarms; None: there is none.
+    """
+
+    def __init__(
+        self,
+        calibration: Calibration,
+        config: DriftConfig,
+        station: Mapping[str, str],
+        store: Path | None,
+        tell: Callable[[str], None],
+    ) -> None:
+        """Begin.
+
+        Args:
+            calibration: in force.
+            config: how; `follow` has been asked already.
+            station: what all events share: run, camera, digests.
+            store: folder of the station's store.
+            tell: takes one line for people.
+        """
+        self.drift = Drift(calibration, config.parts_per_false_alarm, config.quiet_parts)
+        self.events = config.events or (store / EVENTS if store is not None else None)
+        self._station, self._tell, self._silent = dict(station), tell, False
+        if store is not None and (store / DATABASE).is_file():
+            self._resume(store)
+        if not self.drift.n_baseline:
+            tell("drift: calibration.yaml has no baseline; charts start from the station's own parts, calibrate again")
+
+    def emit(self, inspection: Inspection) -> None:
+        """See `Sink`."""
+        verdict = inspection.verdict
+        if verdict.outcome is not Outcome.PASS or verdict.score is None:
+            return
+        try:
+            alarms = self.drift.add(values_of(verdict.score, verdict.statistics)).alarms
+        except DataError as exc:
+            self._complain(f"part {verdict.seq} is not followed: {exc}")
+            return
+        for alarm in alarms:
+            self._tell(str(alarm))
+            self._write({**alarm.as_json(), "seq": verdict.seq, "captured_at": utc_text(verdict.captured_at)})
+
+    def close(self) -> None:
+        """See `Sink`; every event has been written."""
+
+    def _write(self, event: dict[str, object]) -> None:
+        """An event is no verdict: where the disk refuses it, the station goes on."""
+        if self.events is None:
+            return
+        try:
+            with files_errors(self.events):
+                self.events.parent.mkdir(parents=True, exist_ok=True)
+                with self.events.open("a", encoding="utf-8") as file:
+                    file.write(json.dumps(event | self._station, ensure_ascii=False) + "\n")
+                    file.flush()
+                    os.fsync(file.fileno())
+        except OutputError as exc:
+            self._complain(str(exc))
+
+    def _resume(self, store: Path) -> None:
+        for part in passed_parts(store, self._station["camera"], RESUMED):
+            if part.calibration == self._station["calibration"]:
+                self.drift.add(part.values)
+
+    def _complain(self, problem: str) -> None:
+        """Once a run."""
+        if not self._silent:
+            logger.warning("drift: %s", problem)
+        self._silent = True

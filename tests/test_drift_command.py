@@ -1,0 +1,94 @@
+"""run with drift, and the drift command, through the installed command itself."""
+
+from __future__ import annotations
+
+import csv
+import json
+from pathlib import Path
+
+import pytest
+from test_cli import mapl_edge, one_line
+
+from mapl_edge.bundle import Bundle
+from mapl_edge.config import DriftConfig, StationConfig, config_from_dict
+from mapl_edge.part_statistics import STATISTICS, PartStatistics
+
+DARK = "line:?size=96&parts=150&defects=0&seed=1&start=5000&lamp=0.99"  # half the light after 150 parts
+
+
+@pytest.fixture(scope="module")
+def dark(calibrated: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A station's folder after a run in which the lamp dies."""
+    folder = tmp_path_factory.mktemp("dark")
+    (folder / "station.yaml").write_text(
+        f"bundle: {calibrated}\ncamera: {{name: line-3, source: '{DARK}'}}\nout: v.jsonl\nthreads: 1\nstore: store\n"
+    )
+    (folder / "told").write_text(mapl_edge("run", cwd=folder).stderr)
+    return folder
+
+
+def test_calibration_holds_a_baseline(bundle: Bundle) -> None:
+    """One value a statistic and good part."""
+    baseline = bundle.calibration.baseline
+
+    assert tuple(baseline) == PartStatistics.__slots__
+    assert {len(column) for column in baseline.values()} == {20}
+
+
+def test_run_tells_of_a_dying_lamp_and_its_verdicts_hold_the_numbers(dark: Path) -> None:
+    """One event in the store's folder for each statistic that moved; every verdict with a score has statistics."""
+    events = [json.loads(line) for line in (dark / "store" / "drift.jsonl").read_text().splitlines()]
+    verdicts = [json.loads(line) for line in (dark / "v.jsonl").read_text().splitlines()]
+
+    assert "brightness" in {event["statistic"] for event in events}
+    assert len(events) == (dark / "told").read_text().count("DRIFT after")
+    assert len(verdicts) == 150
+    assert all(tuple(verdict["statistics"]) == PartStatistics.__slots__ for verdict in verdicts)
+
+
+def test_the_command_tells_the_same_from_store_and_verdicts(dark: Path, calibrated: Path) -> None:
+    """As the station told it; with every chart as CSV, and a plot."""
+    told = [json.loads(line) for line in (dark / "store" / "drift.jsonl").read_text().splitlines()]
+    wanted = ["drift", "store", "--bundle", calibrated, "--json", "--csv", "d.csv", "--plot", "d.png"]
+    from_store = json.loads(mapl_edge(*wanted, cwd=dark).stdout)
+    from_file = json.loads(mapl_edge("drift", "v.jsonl", "--bundle", calibrated, "--json", cwd=dark).stdout)
+
+    assert from_store == from_file
+    assert from_store["baseline_parts"] >= 18
+    assert [(a["statistic"], a["chart"], a["seq"]) for a in from_store["alarms"]] == [
+        (event["statistic"], event["chart"], event["seq"]) for event in told
+    ]
+    with (dark / "d.csv").open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert len(rows) == from_store["passed_parts"]
+    assert float(rows[0]["brightness"]) > float(rows[-1]["brightness"])
+    assert all(f"{name}_ewma" in rows[0] for name in STATISTICS)
+    assert (dark / "d.png").read_bytes()[:4] == b"\x89PNG"
+
+
+def test_drift_can_be_turned_off(dark: Path, tmp_path: Path) -> None:
+    """`drift: false`."""
+    station = (dark / "station.yaml").read_text().replace("out: v.jsonl", "out: w.jsonl").replace("store: store", "")
+    (tmp_path / "station.yaml").write_text(station + "drift: false\n")
+
+    assert "DRIFT" not in mapl_edge("run", cwd=tmp_path).stderr
+    assert config_from_dict({"drift": False}, StationConfig).drift == DriftConfig(follow=False)
+
+
+def test_what_is_no_record_is_refused_by_line(tmp_path: Path) -> None:
+    """And a past in which nothing passed."""
+    (tmp_path / "bad.jsonl").write_text('{"verdict": "PASS", "score": "high"}\n')
+    (tmp_path / "empty.jsonl").write_text('{"verdict": "FAIL", "score": 1}\n')
+
+    assert "bad.jsonl line 1: is no verdict" in one_line(mapl_edge("drift", tmp_path / "bad.jsonl", code=4))
+    assert "no part that passed" in one_line(mapl_edge("drift", tmp_path / "empty.jsonl", code=4))
+
+
+def test_cameras_are_not_mixed(tmp_path: Path) -> None:
+    """Two cameras have two lights."""
+    line = {"verdict": "PASS", "score": 1.0, "seq": 0, "captured_at": "2026-11-22T06:00:00.000Z"}
+    text = "".join(json.dumps(line | {"camera": camera}) + "\n" for camera in ("left", "right", "left"))
+    (tmp_path / "v.jsonl").write_text(text)
+
+    assert "--camera" in one_line(mapl_edge("drift", tmp_path / "v.jsonl", code=4))
+    assert "in 2 passed parts" in mapl_edge("drift", tmp_path / "v.jsonl", "--camera", "left").stderr
