@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import difflib
 from pathlib import Path
-from typing import Annotated, Any, Literal, TypeVar
+from typing import Annotated, Any, Literal, TypeVar, get_args
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
@@ -49,6 +49,15 @@ class HealthConfig(Section):
         return dict.fromkeys(("size", "frozen", "light", "sharpness", "colour", "shift"), content)
 
 
+class TriggerConfig(Section):
+    """Where software says that a part is there."""
+
+    socket: Path
+    """Unix socket that `run` makes; see `mapl_edge.runtime.trigger_socket`."""
+    queue: int = Field(default=8, ge=1)
+    """Triggers that may wait; one more is an ERROR verdict."""
+
+
 class CameraConfig(Section):
     """One camera. `source` is a URI: `0`, `rtsp://…`, `http://…`, `genicam:…`, a video, a folder, `line:`."""
 
@@ -63,6 +72,12 @@ class CameraConfig(Section):
     fps: Annotated[float, Field(gt=0)] | None = None
     """Frames per second, to tell how many such cameras the engine carries; None: what the source says, if it does."""
     health: HealthConfig = HealthConfig()
+    bundle: Path | None = None
+    """None: the station's."""
+    budget_ms: Annotated[float, Field(gt=0)] | None = None
+    """From capture to verdict; None: the station's."""
+    trigger: TriggerConfig | None = None
+    """None: every frame, or the newest ones of a live camera."""
 
 
 class StoreConfig(Section):
@@ -107,6 +122,8 @@ class StationConfig(Section):
 
     bundle: Path | None = None
     camera: CameraConfig = CameraConfig()
+    cameras: tuple[CameraConfig, ...] = ()
+    """Several cameras in one process; in place of `camera`."""
     out: Path | None = None
     store: StoreConfig = StoreConfig()
     drift: DriftConfig = DriftConfig()
@@ -123,6 +140,16 @@ class StationConfig(Section):
     engine_restarts: Annotated[int, Field(ge=0)] = 3
     """Starts of one engine within `restart_window_s`; then the next proven engine takes over."""
     restart_window_s: Annotated[float, Field(gt=0)] = 600.0
+
+    @model_validator(mode="after")
+    def _one_camera_or_several(self) -> StationConfig:
+        names = [camera.name for camera in self.cameras]
+        twice = sorted({name for name in names if names.count(name) > 1})
+        if self.cameras and "camera" in self.model_fields_set:
+            raise ValueError("there is camera: and cameras:, expected one of them; move it into the list")
+        if twice:
+            raise ValueError(f"cameras: the name {twice[0]!r} is there twice; give each camera its own")
+        return self
 
 
 class TrainConfig(Section):
@@ -230,6 +257,8 @@ def config_from_dict(content: Any, model: type[ModelT], where: str = "config") -
 def _mistake(error: ErrorDetails, model: type[BaseModel]) -> str:
     path = ".".join(str(part) for part in error["loc"]) or "the document"
     if error["type"] != "extra_forbidden":
+        if error["type"] == "value_error" and not error["loc"]:  # of the document as a whole: it is not shown whole
+            return error["msg"].removeprefix("Value error, ")
         says = "expected a path" if error["type"] == "path_type" else error["msg"].removeprefix("Value error, ")
         return f"{path}: {says[:1].lower()}{says[1:]}, found {redact_text(repr(error['input']), '')}"
     known = _keys_at(model, error["loc"][:-1])
@@ -240,9 +269,17 @@ def _mistake(error: ErrorDetails, model: type[BaseModel]) -> str:
 
 def _keys_at(model: type[BaseModel], loc: tuple[int | str, ...]) -> list[str]:
     """The keys that the section at `loc` knows."""
-    for part in loc:
-        field = model.model_fields.get(str(part))
-        if field is None or not (isinstance(field.annotation, type) and issubclass(field.annotation, BaseModel)):
+    for part in (part for part in loc if isinstance(part, str)):
+        field = model.model_fields.get(part)
+        inner = None if field is None else _section_in(field.annotation)
+        if inner is None:
             return []
-        model = field.annotation
+        model = inner
     return list(model.model_fields)
+
+
+def _section_in(annotation: Any) -> type[BaseModel] | None:
+    """The section that a field holds, alone, in a list or in place of None."""
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        return annotation
+    return next((inner for each in get_args(annotation) if (inner := _section_in(each))), None)

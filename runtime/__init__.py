@@ -1,19 +1,23 @@
 """Runtime: from a camera to verdicts. Never imports torch, export or calibrate."""
 
+from mapl_edge.runtime.cameras import Camera, run_cameras
 from mapl_edge.runtime.deadline import DeadlineInspector
 from mapl_edge.runtime.drift_sink import DriftSink
 from mapl_edge.runtime.engine_choice import Proof, choose_engine, engine_of, standby_engines
 from mapl_edge.runtime.engines import FusedEngine, SplitEngine
 from mapl_edge.runtime.inspector import Inspection, Inspector, Inspects
 from mapl_edge.runtime.loop import Drop, RunSummary, run
-from mapl_edge.runtime.sinks import ExpectingSink, JsonLines, LateSink, Sink, StdoutLines
-from mapl_edge.runtime.sources import Blank, Shot, Source, source_from_uri
+from mapl_edge.runtime.sinks import ExpectingSink, JsonLines, LateSink, SharedSink, Sink, StdoutLines
+from mapl_edge.runtime.sources import Blank, Shot, Source, is_camera, source_from_uri
 from mapl_edge.runtime.store import RunIdentity, Store, open_store
 from mapl_edge.runtime.systemd import SystemdSink
-from mapl_edge.runtime.watchdog import OpenEngine, Patience
+from mapl_edge.runtime.trigger_socket import TriggerSocket
+from mapl_edge.runtime.triggers import TriggeredSource, Triggers
+from mapl_edge.runtime.watchdog import InspectorOf, OpenEngine, Patience, Watchdog
 
 __all__ = [
     "Blank",
+    "Camera",
     "DeadlineInspector",
     "DriftSink",
     "Drop",
@@ -21,6 +25,7 @@ __all__ = [
     "FusedEngine",
     "Inspection",
     "Inspector",
+    "InspectorOf",
     "Inspects",
     "JsonLines",
     "LateSink",
@@ -29,6 +34,7 @@ __all__ = [
     "Proof",
     "RunIdentity",
     "RunSummary",
+    "SharedSink",
     "Shot",
     "Sink",
     "Source",
@@ -36,10 +42,16 @@ __all__ = [
     "StdoutLines",
     "Store",
     "SystemdSink",
+    "TriggerSocket",
+    "TriggeredSource",
+    "Triggers",
+    "Watchdog",
     "choose_engine",
     "engine_of",
+    "is_camera",
     "open_store",
     "run",
+    "run_cameras",
     "source_from_uri",
     "standby_engines",
 ]

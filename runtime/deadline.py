@@ -5,22 +5,13 @@ What the engine finds later is told, and changes nothing.
 
 from __future__ import annotations
 
-import queue
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
-from mapl_edge.clock import Clock, SystemClock
-from mapl_edge.engine import Engine
-from mapl_edge.runtime.inspector import Inspection, Inspector, unjudged
+from mapl_edge.clock import Clock
+from mapl_edge.runtime.inspector import Inspection, unjudged
 from mapl_edge.runtime.sources import Blank, Shot
-from mapl_edge.runtime.watchdog import OpenEngine, Patience, Phase, Report, Wait, Watchdog
+from mapl_edge.runtime.watchdog import InspectorOf, Job, OpenEngine, Patience, Watchdog
 from mapl_edge.verdict import ErrorCode, Outcome, Policy
-
-
-def _report_within(reports: queue.SimpleQueue[Report], timeout_s: float) -> Report | None:
-    try:
-        return reports.get(timeout=min(timeout_s, 1e6))
-    except queue.Empty:
-        return None
 
 
 class DeadlineInspector:
@@ -31,26 +22,27 @@ class DeadlineInspector:
     deadlines, are LATE, and never reach it.
 
     Args:
-        engines: in order of preference; the first is started at once, the others when it is lost.
+        engines: in order of preference; the first is started at once, the others when it is lost. Or a `Watchdog` that
+            several cameras share, opened and closed by whoever made it; it has a patience and a clock of its own.
         inspector_of: makes an inspector of an engine.
-        budget_ms: from capture (`shot.t_mono`) to verdict.
+        budget_ms: from capture (`shot.t_mono`) to verdict; infinite: no deadline, and the last turn.
         policy: what LATE and ERROR mean to the gate; the inspector has its own for what it finds.
         patience: when an engine is given up, and how often one is started again.
     """
 
     def __init__(
         self,
-        engines: Sequence[OpenEngine],
-        inspector_of: Callable[[Engine], Inspector],
+        engines: Sequence[OpenEngine] | Watchdog,
+        inspector_of: InspectorOf,
         budget_ms: float,
         policy: Policy = Policy(),  # noqa: B008 - frozen
         patience: Patience = Patience(),  # noqa: B008 - frozen
         clock: Clock | None = None,
-        wait: Wait = _report_within,
     ) -> None:
-        self._budget_ms, self._policy = budget_ms, policy
-        self._now = (clock or SystemClock()).monotonic
-        self._watchdog = Watchdog(engines, inspector_of, patience, self._now, wait)
+        self._shared = isinstance(engines, Watchdog)
+        self._watchdog = engines if isinstance(engines, Watchdog) else Watchdog(engines, patience, clock)
+        self._inspector_of, self._budget_ms, self._policy = inspector_of, budget_ms, policy
+        self._now = self._watchdog.now
         self._late: list[Inspection] = []
 
     def inspect(self, shot: Shot) -> Inspection:
@@ -58,55 +50,48 @@ class DeadlineInspector:
         started = self._now()
         if isinstance(shot, Blank):
             return self._unjudged(shot, Outcome.ERROR, shot.problem, started, ErrorCode.PICTURE)
-        deadline = shot.t_mono + self._budget_ms / 1e3
-        self._hear(0.0)
-        asked = None
-        while True:
-            worker = self._watchdog.look()
-            if worker is None or asked not in (None, worker):
-                problem = self._watchdog.problem  # nothing can come
-                return self._unjudged(shot, Outcome.ERROR, problem, started, ErrorCode.ENGINE)
-            now = self._now()
-            if now >= deadline:
-                problem = f"no answer within {self._budget_ms:g} ms of capture: {worker.state(now)}"
-                return self._unjudged(shot, Outcome.LATE, problem, started, ErrorCode.DEADLINE)
-            if asked is None and worker.phase is Phase.IDLE:
-                asked = worker
-                worker.give(shot, now)
-            answer = self._hear(min(deadline, self._watchdog.next_look_at(worker)) - now, shot)
-            if answer is not None:
-                if self._now() <= deadline:
-                    return answer
-                self._late.append(answer)
+        watchdog = self._watchdog
+        job = Job(shot, shot.t_mono + self._budget_ms / 1e3, self._inspector_of, self._tell_late)
+        with watchdog.changed:
+            try:
+                while True:
+                    now = self._now()
+                    if job.inspection is not None and now <= job.deadline:
+                        answer, job.inspection = job.inspection, None
+                        return answer
+                    worker = watchdog.look()
+                    if worker is None or job.worker not in (None, worker):  # nothing can come
+                        return self._unjudged(shot, Outcome.ERROR, watchdog.problem, started, ErrorCode.ENGINE)
+                    if now >= job.deadline:
+                        problem = f"no answer within {self._budget_ms:g} ms of capture: {worker.state(now)}"
+                        return self._unjudged(shot, Outcome.LATE, problem, started, ErrorCode.DEADLINE)
+                    watchdog.ask(job)
+                    watchdog.wait(min(job.deadline, watchdog.next_look_at(worker)) - now)
+            finally:
+                watchdog.withdraw(job)
 
     def late_results(self) -> Sequence[Inspection]:
         """See `Inspects`."""
-        self._hear(0.0)
-        late, self._late = self._late, []
+        with self._watchdog.changed:
+            late, self._late = self._late, []
         return late
 
     def close(self) -> None:
-        """Close the engine, unless it is stuck; calling it twice is harmless."""
-        self._watchdog.close()
+        """Close an engine of its own, unless it is stuck; calling it twice is harmless."""
+        if not self._shared:
+            self._watchdog.close()
 
     def __enter__(self) -> DeadlineInspector:
-        self._watchdog.open()
+        if not self._shared:
+            self._watchdog.open()
         return self
 
     def __exit__(self, *error: object) -> None:
         self.close()
 
-    def _hear(self, timeout_s: float, shot: Shot | None = None) -> Inspection | None:
-        """Take reports, waiting so long for the first; the inspection of `shot`, if it is among them."""
-        answer = None
-        while (report := self._watchdog.report(timeout_s)) is not None:
-            timeout_s = 0.0
-            if report.inspection is not None:
-                if report.shot is shot:
-                    answer = report.inspection
-                else:
-                    self._late.append(report.inspection)
-        return answer
+    def _tell_late(self, inspection: Inspection) -> None:
+        """Called with `changed` held."""
+        self._late.append(inspection)
 
     def _unjudged(self, shot: Shot, outcome: Outcome, problem: str, started: float, code: ErrorCode) -> Inspection:
         return unjudged(shot, outcome, problem, started, self._now(), self._policy, code)

@@ -57,6 +57,7 @@ def run(
     sinks: Sequence[Sink],
     stop: threading.Event | None = None,
     max_frames: int | None = None,
+    summary: RunSummary | None = None,
 ) -> RunSummary:
     """Inspect every shot of a source, or the newest ones of a live source, and hand the verdicts to the sinks.
 
@@ -66,13 +67,14 @@ def run(
         sinks: get every inspection, in this order; closed on return.
         stop: set it from anywhere; the shot in hand still gets its verdict.
         max_frames: stop after so many verdicts.
+        summary: counts on, and is returned; what it holds is true even where the run fails.
 
     Raises:
         CameraError: the source failed.
         OutputError: a sink cannot take a verdict.
     """
     stop = stop or threading.Event()
-    summary = RunSummary()
+    summary = summary or RunSummary()
     expecting = [sink for sink in sinks if isinstance(sink, ExpectingSink)]
     with ExitStack() as at_end:
         for sink in sinks:

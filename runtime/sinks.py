@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import copy
 import errno
 import os
+import threading
 from contextlib import suppress
 from pathlib import Path
 from typing import Protocol, runtime_checkable
@@ -13,6 +15,7 @@ from mapl_edge.files import files_errors, write_stdout
 from mapl_edge.runtime.inspector import Inspection
 from mapl_edge.runtime.sources import Shot
 
+STDOUT = threading.Lock()  # lines are whole
 LONGEST_LINE = 1 << 16  # bytes; a verdict is far shorter, whatever its file name or error
 
 
@@ -65,6 +68,14 @@ class JsonLines:
             out.parent.mkdir(parents=True, exist_ok=True)
             self._file = out.open("r+b" if append and out.exists() else "x+b", buffering=0)
             self._take_off_half_a_line()
+        self._lock, self._users = threading.Lock(), [self]
+
+    def beside(self, station: dict[str, str]) -> JsonLines:
+        """The lines of another camera in the same file, which is closed with the last of them; from any thread."""
+        other = copy.copy(self)
+        other._station = station
+        self._users.append(other)
+        return other
 
     def _take_off_half_a_line(self) -> None:
         """Leave the file at its end, behind a whole line; a file that is not ours is not touched."""
@@ -84,7 +95,7 @@ class JsonLines:
     def emit(self, inspection: Inspection) -> None:
         """See `Sink`."""
         line = (inspection.verdict.json_line(**self._station) + "\n").encode()
-        with files_errors(self._out):
+        with files_errors(self._out), self._lock:
             before = self._file.tell()
             try:
                 if self._file.write(line) != len(line):
@@ -97,14 +108,18 @@ class JsonLines:
 
     def close(self) -> None:
         """See `Sink`."""
-        if not self._file.closed:
+        with self._lock:
+            if self in self._users:
+                self._users.remove(self)
+            if self._users or self._file.closed:
+                return
             with files_errors(self._out):
                 os.fsync(self._file.fileno())
                 self._file.close()
 
 
 class StdoutLines:
-    """The same lines on standard output.
+    """The same lines on standard output; several cameras may write there.
 
     Raises:
         OutputError: nobody reads it any more, or its disk is full.
@@ -115,7 +130,24 @@ class StdoutLines:
 
     def emit(self, inspection: Inspection) -> None:
         """See `Sink`."""
-        write_stdout((inspection.verdict.json_line(**self._station) + "\n").encode())
+        line = (inspection.verdict.json_line(**self._station) + "\n").encode()
+        with STDOUT:
+            write_stdout(line)
 
     def close(self) -> None:
         """Standard output belongs to the process."""
+
+
+class SharedSink:
+    """One sink for several cameras: takes one inspection at a time; whoever made the sink inside closes it."""
+
+    def __init__(self, sink: Sink) -> None:
+        self._sink, self._lock = sink, threading.Lock()
+
+    def emit(self, inspection: Inspection) -> None:
+        """See `Sink`."""
+        with self._lock:
+            self._sink.emit(inspection)
+
+    def close(self) -> None:
+        """Other cameras go on."""

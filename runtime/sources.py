@@ -122,6 +122,11 @@ def source_from_uri(
     return VideoFile(path, clock)
 
 
+def is_camera(uri: str) -> bool:
+    """Whether it names a camera, which may come and go, and no file, folder or `line:`."""
+    return _live_device(uri, CameraConfig()) is not None
+
+
 def _live_device(uri: str, limits: CameraConfig) -> Callable[[], Device] | None:
     """What opens the live camera of that name; None where it is none. Each library comes in only when it is wanted."""
     if uri.isdecimal() or uri.startswith("v4l2:"):

@@ -1,15 +1,19 @@
-"""Watchdog: keeps an engine at work. Each has a thread of its own; one that is stuck or dies is replaced."""
+"""Watchdog: keeps an engine at work for one camera or several.
+
+Each engine has a thread of its own; one that is stuck or dies is replaced.
+"""
 
 from __future__ import annotations
 
 import logging
-import queue
 import threading
 from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from enum import Enum
+from weakref import WeakKeyDictionary
 
+from mapl_edge.clock import Clock, SystemClock
 from mapl_edge.engine import Engine
 from mapl_edge.errors import MaplEdgeError
 from mapl_edge.runtime.inspector import Inspection, Inspector
@@ -19,6 +23,8 @@ logger = logging.getLogger(__name__)
 CLOSE_S = 2.0  # how long an engine may take to end its call when the run ends
 OpenEngine = Callable[[], Engine]
 """Makes an engine, loaded or not; called in the thread that will use it."""
+InspectorOf = Callable[[Engine], Inspector]
+"""Makes a camera's inspector of an engine; called in the engine's thread."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,26 +43,49 @@ class Patience:
     window_s: float = 600.0
 
 
-@dataclass(frozen=True, slots=True)
-class Report:
-    """What a worker says: it is ready (no shot), what it found, or (`error`) that it has ended."""
+@dataclass(slots=True, eq=False)
+class Job:
+    """One shot that a camera wants inspected by its deadline.
 
-    worker: Worker
-    shot: Shot | None = None
+    Attributes:
+        deadline: seconds on the monotonic clock; infinite where the camera has none.
+        inspector_of: makes the camera's inspector of an engine, once for each engine.
+        late: is told what was found when nobody waited any more.
+        worker: who took it; None while it waits for its turn.
+        inspection: what was found.
+        withdrawn: nobody waits for it.
+    """
+
+    shot: Shot
+    deadline: float
+    inspector_of: InspectorOf
+    late: Callable[[Inspection], None]
+    worker: Worker | None = None
     inspection: Inspection | None = None
-    error: BaseException | None = None
+    withdrawn: bool = False
 
 
-Wait = Callable[["queue.SimpleQueue[Report]", float], "Report | None"]
-"""The next report within so many seconds, or None; tests bring one that goes by their own clock."""
+Wait = Callable[[threading.Condition, Callable[[], bool], float], object]
+"""Waits until something was told, or so many seconds; tests bring one that goes by their own clock."""
+
+
+def _wait(changed: threading.Condition, told: Callable[[], bool], timeout_s: float) -> bool:
+    return changed.wait_for(told, min(timeout_s, 1e6))
 
 
 class Watchdog:
-    """One engine at a time, from a list in order of preference; used by one thread, the loop's.
+    """One engine at a time, from a list in order of preference, for the cameras that share it. A context manager.
 
-    It looks when it is asked to, so it needs no thread: a shot that comes finds an engine at work, or on its way.
+    Of the shots that wait the one with the earliest deadline is next; one whose deadline has passed never reaches the
+    engine. The watchdog looks when a camera asks, so it needs no thread: a shot that comes finds an engine at work, or
+    on its way. Whoever calls `ask`, `look`, `next_look_at`, `wait` or `withdraw` holds `changed`.
+
+    Args:
+        engines: the first is started at once, the others when it is lost.
+        patience: when an engine is given up, and how often one is started again.
 
     Attributes:
+        changed: the lock on everything here, waiting jobs and workers included.
         worker: the engine in service; None while none may be started.
         problem: what became of the last one that was lost, and whether another may be started.
     """
@@ -64,14 +93,15 @@ class Watchdog:
     def __init__(
         self,
         engines: Sequence[OpenEngine],
-        inspector_of: Callable[[Engine], Inspector],
-        patience: Patience,
-        now: Callable[[], float],
-        wait: Wait,
+        patience: Patience = Patience(),
+        clock: Clock | None = None,
+        wait: Wait = _wait,
     ) -> None:
-        self._engines, self._inspector_of, self._patience = engines, inspector_of, patience
-        self._now, self._wait = now, wait
-        self._reports: queue.SimpleQueue[Report] = queue.SimpleQueue()
+        self._engines, self._patience = engines, patience
+        self.now, self._wait = (clock or SystemClock()).monotonic, wait
+        self.changed = threading.Condition()
+        self._waiting: list[Job] = []
+        self._told = 0  # counts what the workers said
         self._index = 0  # of the engine in service, or of the last one
         self._restarts: list[deque[float]] = [deque() for _ in engines]  # when, by engine
         self._tried: set[int] = set()
@@ -86,27 +116,49 @@ class Watchdog:
         Raises:
             BackendError: it does not load.
         """
-        self.look()
-        while self.worker is not None and self.worker.phase is Phase.LOADING:
-            if self.report(self.worker.gives_up_at(self._patience) - self._now()) is None:
+        with self.changed:
+            self.look()
+            while self.worker is not None and self.worker.phase is Phase.LOADING:
+                self.wait(self.worker.gives_up_at(self._patience) - self.now())
                 self._give_up_if_stuck()
-        if self.worker is None:
-            raise self._error or MaplEdgeError(self.problem)
+            if self.worker is None:
+                raise self._error or MaplEdgeError(self.problem)
 
-    def report(self, timeout_s: float) -> Report | None:
-        """The next report, waiting at most so long; the phases of the workers follow it."""
-        report = self._wait(self._reports, max(0.0, timeout_s))
-        if report is None:
-            return None
-        worker = report.worker
-        if report.error is not None:
-            worker.move(Phase.GONE, self._now())
-            if worker is self.worker:
-                self._error = report.error
-                self._lose(f"{worker.name} failed: {type(report.error).__name__}: {report.error}")
-        elif worker.phase is not Phase.GONE:  # the answer of one that was given up changes nothing
-            worker.move(Phase.IDLE, self._now())
-        return report
+    def close(self) -> None:
+        """Send the worker home; one that is inside a call that does not end is left to its fate."""
+        with self.changed:
+            worker, self.worker = self.worker, None
+            if worker is not None:
+                worker.dismissed = True
+                self.changed.notify_all()
+        if worker is not None:
+            worker.join(CLOSE_S)
+
+    def __enter__(self) -> Watchdog:
+        self.open()
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self.close()
+
+    def ask(self, job: Job) -> None:
+        """Let a job wait for its turn; asking twice is harmless."""
+        if job.worker is None and job not in self._waiting:
+            self._waiting.append(job)
+            self.changed.notify_all()
+
+    def withdraw(self, job: Job) -> None:
+        """Nobody waits for it any more: it does not reach the engine, and what is found all the same is late."""
+        job.withdrawn = True
+        if job in self._waiting:
+            self._waiting.remove(job)
+        if job.inspection is not None:
+            job.late(job.inspection)
+
+    def wait(self, timeout_s: float) -> None:
+        """Wait until a worker has said something, at most so long."""
+        before = self._told
+        self._wait(self.changed, lambda: self._told != before, max(0.0, timeout_s))
 
     def look(self) -> Worker | None:
         """Give up an engine that is stuck, start another where there is none and one may be; the one in service."""
@@ -120,24 +172,63 @@ class Watchdog:
         return self.worker
 
     def next_look_at(self, worker: Worker) -> float:
-        """When patience with a worker ends, in seconds on the monotonic clock."""
-        return worker.gives_up_at(self._patience)
+        """When to look at a worker again, in seconds on the monotonic clock; patience ends no sooner."""
+        return min(worker.gives_up_at(self._patience), self.now() + self._patience.stuck_s)
 
-    def close(self) -> None:
-        """Send the worker home; one that is inside a call that does not end is left to its fate."""
-        if self.worker is not None:
-            self.worker.dismiss()
-            self.worker.join(CLOSE_S)
-            self.worker = None
+    # What workers say, from their threads.
+
+    def ready(self, worker: Worker) -> None:
+        """It has loaded."""
+        with self.changed:
+            self._tell(worker, Phase.IDLE)
+
+    def next_job(self, worker: Worker) -> Job | None:
+        """The job with the earliest deadline, waiting for one; None when the worker shall go home."""
+        with self.changed:
+            while worker.phase is not Phase.GONE and not worker.dismissed:
+                now = self.now()
+                due = [job for job in self._waiting if now < job.deadline]
+                if due:
+                    job = min(due, key=lambda job: (job.deadline, job.shot.t_mono))
+                    self._waiting.remove(job)
+                    job.worker = worker
+                    worker.move(Phase.BUSY, now)
+                    return job
+                self.changed.wait()
+        return None
+
+    def found(self, worker: Worker, job: Job, inspection: Inspection) -> None:
+        """It has inspected a shot."""
+        with self.changed:
+            if job.withdrawn:
+                job.late(inspection)
+            else:
+                job.inspection = inspection
+            self._tell(worker, Phase.IDLE)
+
+    def died(self, worker: Worker, error: BaseException) -> None:
+        """It has ended."""
+        with self.changed:
+            if worker is self.worker:
+                self._error = error
+                self._lose(f"{worker.name} failed: {type(error).__name__}: {error}")
+            self._tell(worker, Phase.GONE)
+
+    def _tell(self, worker: Worker, phase: Phase) -> None:
+        if worker.phase is not Phase.GONE:  # the answer of one that was given up changes nothing
+            worker.move(phase, self.now())
+        self._told += 1
+        self.changed.notify_all()
 
     def _give_up_if_stuck(self) -> None:
-        worker, now = self.worker, self._now()
+        worker, now = self.worker, self.now()
         if worker is not None and now >= worker.gives_up_at(self._patience):
             doing = "did not load" if worker.phase is Phase.LOADING else "gave no answer"
             problem = f"{worker.name} {doing} for {1e3 * (now - worker.since):.0f} ms and was given up"
             worker.move(Phase.GONE, now)
-            worker.dismiss()
             self._lose(problem)
+            self._told += 1
+            self.changed.notify_all()
 
     def _lose(self, problem: str) -> None:
         self.worker, self.problem = None, " ".join(problem.split())
@@ -145,7 +236,7 @@ class Watchdog:
 
     def _next(self) -> int | None:
         """The same engine while it may start again, then the others in turn."""
-        now, n = self._now(), len(self._engines)
+        now, n = self.now(), len(self._engines)
         for index in (each % n for each in range(self._index, self._index + n)):
             starts = self._restarts[index]
             while starts and starts[0] <= now - self._patience.window_s:
@@ -155,14 +246,14 @@ class Watchdog:
         return None
 
     def _start(self, index: int) -> None:
-        now = self._now()
+        now = self.now()
         if index in self._tried:
             self._restarts[index].append(now)
         if self._tried:
             logger.warning("starting engine %d of %d again or instead", index + 1, len(self._engines))
         self._tried.add(index)
         self._index = index
-        self.worker = Worker(self._engines[index], self._inspector_of, self._reports, now, f"engine {index + 1}")
+        self.worker = Worker(self, self._engines[index], now, f"engine {index + 1}")
 
 
 class Phase(Enum):
@@ -178,38 +269,25 @@ MOVES = {
     Phase.LOADING: {Phase.IDLE, Phase.GONE},
     Phase.IDLE: {Phase.BUSY, Phase.GONE},
     Phase.BUSY: {Phase.IDLE, Phase.GONE},
-    Phase.GONE: {Phase.GONE},  # given up first, ended later
+    Phase.GONE: set(),
 }
 
 
 class Worker:
-    """One engine in a thread of its own, which loads, uses and closes it.
-
-    Its phase is kept by the thread that asks; the engine's thread only takes shots and reports.
+    """One engine in a thread of its own, which loads, uses and closes it, and takes jobs from the watchdog.
 
     Attributes:
         name: for people; the engine's own once it is loaded.
         phase, since: what it does, and since when, in seconds on the monotonic clock.
+        dismissed: it shall go home as soon as the call in hand returns.
     """
 
-    def __init__(
-        self,
-        open_engine: OpenEngine,
-        inspector_of: Callable[[Engine], Inspector],
-        reports: queue.SimpleQueue[Report],
-        now: float,
-        name: str,
-    ) -> None:
+    def __init__(self, watchdog: Watchdog, open_engine: OpenEngine, now: float, name: str) -> None:
         self.name, self.phase, self.since = name, Phase.LOADING, now
-        self._open, self._inspector_of, self._reports = open_engine, inspector_of, reports
-        self._shots: queue.SimpleQueue[Shot | None] = queue.SimpleQueue()
+        self.dismissed = False
+        self._watchdog, self._open = watchdog, open_engine
         self._thread = threading.Thread(target=self._work, name="engine", daemon=True)
         self._thread.start()
-
-    def give(self, shot: Shot, now: float) -> None:
-        """Let it inspect a shot; it must be idle."""
-        self.move(Phase.BUSY, now)
-        self._shots.put(shot)
 
     def gives_up_at(self, patience: Patience) -> float:
         """When it counts as stuck; infinite while it is idle."""
@@ -226,10 +304,6 @@ class Worker:
         assert phase in MOVES[self.phase], f"{self.name}: {self.phase} to {phase}"
         self.phase, self.since = phase, now
 
-    def dismiss(self) -> None:
-        """Let the thread end and the engine close as soon as the call in hand returns."""
-        self._shots.put(None)
-
     def join(self, timeout_s: float) -> None:
         """Wait for the end of its thread."""
         self._thread.join(timeout_s)
@@ -239,13 +313,16 @@ class Worker:
         try:
             engine = self._open()
             engine.load()
-            inspector = self._inspector_of(engine)
             self.name = engine.name
-            self._reports.put(Report(self))
-            while (shot := self._shots.get()) is not None:  # dismiss() ends it
-                self._reports.put(Report(self, shot, inspector.inspect(shot)))
-        except BaseException as exc:  # told to the thread that asks, which starts another engine
-            self._reports.put(Report(self, error=exc))
+            inspectors: WeakKeyDictionary[InspectorOf, Inspector] = WeakKeyDictionary()
+            self._watchdog.ready(self)
+            while (job := self._watchdog.next_job(self)) is not None:
+                inspector = inspectors.get(job.inspector_of)
+                if inspector is None:
+                    inspector = inspectors[job.inspector_of] = job.inspector_of(engine)
+                self._watchdog.found(self, job, inspector.inspect(job.shot))
+        except BaseException as exc:  # told to those who ask, who start another engine
+            self._watchdog.died(self, exc)
         finally:
             if engine is not None:
                 self._close(engine)

@@ -178,6 +178,51 @@ def test_a_budget_that_cannot_be_met_gives_late_verdicts_and_a_warning(bundle: B
     assert re.search(r"at 10 frames/s a camera, this engine carries \d+ cameras", ample.stderr)
 
 
+def test_several_cameras_share_one_engine_and_one_file(bundle: Bundle, tmp_path: Path) -> None:
+    """Each ends alone, with its own name, budget and account; `run` says how many cameras the engine carries."""
+    (tmp_path / "station.yaml").write_text(
+        "budget_ms: 60000\nstore: store\ncameras:\n"
+        "- {name: left, source: 'line:?parts=4&size=96&fps=50'}\n"
+        "- {name: right, source: 'line:?parts=9&size=96', budget_ms: 0.001, bundle: part.mapl}\n"
+    )
+    ran = mapl_edge("run", bundle.path, "--out", "v.jsonl", cwd=tmp_path)
+
+    verdicts = [json.loads(line) for line in (tmp_path / "v.jsonl").read_text().splitlines()]
+    left, right = ([v for v in verdicts if v["camera"] == name] for name in ("left", "right"))
+    assert [v["seq"] for v in right] == list(range(9))
+    assert {v["verdict"] for v in right} == {"LATE"}
+    assert 1 <= len(left) <= 4
+    assert {v["verdict"] for v in left} <= {"PASS", "FAIL"}
+    assert len({v["run"] for v in verdicts}) == 1
+    assert re.search(r"at 50 frames/s a camera, this engine carries \d+ cameras", ran.stderr)
+    assert re.search(r"camera right: 9 triggers = .* 9 LATE", ran.stderr)
+    assert "right: 9 parts: 9 LATE" in ran.stderr
+
+
+def test_a_triggered_station_answers_on_its_socket(bundle: Bundle, tmp_path: Path) -> None:
+    """One verdict for each TRIGGER, as documented with five lines of Python; nothing without one."""
+    page = (Path(__file__).parents[1] / "docs" / "triggers.md").read_text(encoding="utf-8")
+    (example,) = re.findall(r"```python\n(.*?)```", page, re.DOTALL)
+    arguments = ["--source", "line:?fps=50&size=96", "--trigger", "unix:cam0.sock", "--max-frames", "2"]
+    process = subprocess.Popen(
+        [COMMAND, "run", str(bundle.path), *arguments], cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.PIPE
+    )
+    until = time.monotonic() + 60
+    while not (tmp_path / "cam0.sock").exists():
+        assert time.monotonic() < until
+        assert process.poll() is None
+        time.sleep(0.05)
+    said = [
+        subprocess.run([sys.executable, "-c", example], cwd=tmp_path, capture_output=True, text=True, check=True).stdout
+        for _ in range(2)
+    ]
+    out, words = process.communicate(timeout=60)
+
+    assert process.returncode == 0, words
+    assert [json.loads(line) for line in out.splitlines()] == [json.loads(answer) for answer in said]
+    assert json.loads(said[0])["picture"] == "part-17"
+
+
 def test_a_station_tells_systemd(bundle: Bundle, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Ready once it inspects, alive with the verdicts, stopping at the end."""
     with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as manager:

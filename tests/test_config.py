@@ -1,6 +1,7 @@
 """YAML in, frozen values out; all mistakes told together, each with its path and what to do."""
 
 import ast
+import re
 from pathlib import Path
 from typing import Any, get_args
 
@@ -171,7 +172,7 @@ def test_settings_cannot_be_changed() -> None:
             StationConfig,
             "camera: {url: x}",
             "camera.url: unknown key, known keys: name, source, open_timeout_s, stale_after_s, retry_at_most_s, fps, "
-            "health",
+            "health, bundle, budget_ms, trigger",
             id="nested-and-new",
         ),
         pytest.param(
@@ -310,3 +311,24 @@ def test_every_key_is_read_by_code(model: type[BaseModel]) -> None:
     unread = set(model.model_fields) - keys_read()[model]
 
     assert not unread, f"no code reads {sorted(unread)} from a variable called {sorted(HOLDERS[model])}"
+
+
+@pytest.mark.parametrize(
+    ("cameras", "says"),
+    [
+        ("camera: {name: a}\ncameras: [{name: b}]", "camera: and cameras:, expected one of them"),
+        ("cameras: [{name: a}, {name: a}]", "the name 'a' is there twice"),
+        ("cameras: [{name: a, sorce: '0'}]", "cameras.0.sorce: unknown key, did you mean 'source'?"),
+        ("cameras: [{name: a, source: 'rtsp://me:hush@host/1'}, {name: a}]", "twice"),
+    ],
+    ids=["both", "twice", "typo", "no-secrets"],
+)
+def test_mistakes_among_several_cameras_are_told(tmp_path: Path, cameras: str, says: str) -> None:
+    """Before anything is opened."""
+    path = tmp_path / "station.yaml"
+    path.write_text(cameras)
+
+    with pytest.raises(ConfigError, match=re.escape(says)) as told:
+        config_from_yaml(path, StationConfig)
+
+    assert "hush" not in str(told.value)

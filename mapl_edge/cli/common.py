@@ -18,7 +18,7 @@ from rich.table import Column, Table
 
 from mapl_edge.bundle import MANIFEST, Bundle, open_bundle
 from mapl_edge.cli.app import people
-from mapl_edge.config import STATION_FILE, StationConfig, config_from_yaml
+from mapl_edge.config import STATION_FILE, CameraConfig, StationConfig, config_from_yaml
 from mapl_edge.errors import BackendUnavailable, BundleError, ConfigError, Uncalibrated
 from mapl_edge.files import write_stdout
 
@@ -54,7 +54,13 @@ def station_from_yaml(path: Path | None) -> StationConfig:
         here["store"] = station.store.model_copy(update={"folder": path.parent / folder})
     if (events := station.drift.events) is not None:
         here["drift"] = station.drift.model_copy(update={"events": path.parent / events})
-    return station.model_copy(update=here)
+    here["camera"], *several = (_seen_from(path.parent, each) for each in (station.camera, *station.cameras))
+    return station.model_copy(update=here | {"cameras": tuple(several)})
+
+
+def _seen_from(folder: Path, camera: CameraConfig) -> CameraConfig:
+    trigger = camera.trigger and camera.trigger.model_copy(update={"socket": folder / camera.trigger.socket})
+    return camera.model_copy(update={"bundle": camera.bundle and folder / camera.bundle, "trigger": trigger})
 
 
 def only_bundle_here() -> Path:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import queue
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -19,7 +18,7 @@ from mapl_edge.engine import BaseEngine
 from mapl_edge.errors import BackendError
 from mapl_edge.frame import Frame
 from mapl_edge.runtime import Blank, DeadlineInspector, Inspection, Inspector, Patience, Shot, run
-from mapl_edge.runtime.watchdog import Report
+from mapl_edge.runtime.watchdog import Watchdog
 from mapl_edge.testing import HangingEngine, ManualClock
 from mapl_edge.verdict import Action, Outcome, Policy
 
@@ -51,9 +50,9 @@ class Bench:
             policy=policy,
         )
         engines = [partial(self._open, index) for index in range(len(faults))]
-        self.inspector = DeadlineInspector(
-            engines, inspector_of, 1e3 * BUDGET_S, policy, patience, self.clock, self._wait
-        )
+        self.watchdog = Watchdog(engines, patience, self.clock, self._wait)
+        self.inspector_of = inspector_of
+        self.inspector = DeadlineInspector(self.watchdog, inspector_of, 1e3 * BUDGET_S, policy)
         self.seq = 0
 
     def shot(self, age_s: float = 0.0) -> Frame:
@@ -76,13 +75,13 @@ class Bench:
         return one
 
     def __enter__(self) -> Bench:
-        self.inspector.__enter__()
+        self.watchdog.open()
         return self
 
     def __exit__(self, *error: object) -> None:
         for _, _, engine in self.opened:
             engine.release()
-        self.inspector.close()
+        self.watchdog.close()
 
     def _open(self, index: int) -> HangingEngine:
         count = sum(each == index for each, _, _ in self.opened)
@@ -97,16 +96,13 @@ class Bench:
             raise fault
         return engine
 
-    def _wait(self, reports: queue.SimpleQueue[Report], timeout_s: float) -> Report | None:
-        until = time.monotonic() + 10
-        while True:
-            try:
-                return reports.get(timeout=0.001 if timeout_s else 0)
-            except queue.Empty:
-                assert time.monotonic() < until, "the engine neither answers nor hangs"
-                if timeout_s == 0 or self.opened[-1][2].is_hanging.is_set():
-                    self.clock.advance(timeout_s)
-                    return None
+    def _wait(self, changed: threading.Condition, told: Callable[[], bool], timeout_s: float) -> None:
+        until, due = time.monotonic() + 10, self.clock.monotonic() + timeout_s
+        while not changed.wait_for(told, 0.001 if timeout_s else 0) and self.clock.monotonic() < due:
+            assert time.monotonic() < until, "the engine neither answers nor hangs"
+            if self.opened[-1][2].is_hanging.is_set():
+                self.clock.advance(max(0.0, due - self.clock.monotonic()))
+                return
 
 
 def fine(call: int) -> None:
@@ -316,7 +312,7 @@ def test_the_first_engine_must_load() -> None:
     bench = Bench([BackendError("no device")], patience=Patience(restarts=0))
 
     with pytest.raises(BackendError, match="no device"):
-        bench.inspector.__enter__()
+        bench.watchdog.open()
 
 
 def test_the_end_closes_the_engine_and_its_thread() -> None:

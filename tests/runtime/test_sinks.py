@@ -2,6 +2,7 @@
 
 import json
 import os
+import threading
 from pathlib import Path
 
 import numpy as np
@@ -82,6 +83,7 @@ def test_a_full_device_is_one_clear_error(inspection: Inspection) -> None:
         pytest.skip("no /dev/full on this system")
     sink = JsonLines.__new__(JsonLines)
     sink._out, sink._station, sink._file = Path("/dev/full"), {}, open("/dev/full", "wb", buffering=0)  # noqa: SIM115
+    sink._lock = threading.Lock()
 
     with pytest.raises(OutputError, match="the disk is full"):
         sink.emit(inspection)
