@@ -11,15 +11,26 @@ from pathlib import Path
 from mapl_edge.arrays import UInt8Array
 from mapl_edge.bundle import Bundle
 from mapl_edge.calibrate.decision import Decision, Wish, decide
-from mapl_edge.calibrate.limits import MIN_NORMALS, NormalLimit
-from mapl_edge.calibration import Calibration, calibration_from_file, history_from_file, write_calibration
+from mapl_edge.calibrate.limits import MIN_NORMALS, NormalLimit, promise_of_any_limit
+from mapl_edge.calibration import (
+    CALIBRATION_SCHEMA,
+    Calibration,
+    Limits,
+    calibration_from_file,
+    history_from_file,
+    write_calibration,
+)
 from mapl_edge.camera_health import Measures, measure, reference_from_measures
 from mapl_edge.dataset import BadPictures, Sample
 from mapl_edge.engine import Reading
 from mapl_edge.errors import BundleError, ContractMismatch, DataError
 from mapl_edge.files import sha256_of
+from mapl_edge.judge import counted
+from mapl_edge.masks import InspectedArea, Masks
 from mapl_edge.part_statistics import PartStatistics, part_statistics
+from mapl_edge.placement import placement
 from mapl_edge.prepare import prepare
+from mapl_edge.regions import region_level
 from mapl_edge.verdict import utc_text
 
 
@@ -59,6 +70,7 @@ def calibrate_parts(
     bad: BadPictures | None = None,
     progress: Callable[[str, int, int], None] = lambda what, done, total: None,
     engine: str = "",
+    masks: Masks | None = None,
 ) -> Calibrated:
     """Score parts, set the limits, write calibration.yaml.
 
@@ -73,8 +85,10 @@ def calibrate_parts(
         bad: what to do with unusable pictures.
         progress: called as progress(what, done, total).
         engine: name of the engine that `look` asks.
+        masks: on all these pictures, which must be of one size then.
 
     Raises:
+        ConfigError, ContractMismatch: the masks do not fit the pictures.
         DataError: a picture is given as good and as defective; fewer than ten good ones remain (names one that was
             trained on, if that is why); no defect remains; or the scores cannot carry the wish.
     """
@@ -96,17 +110,29 @@ def calibrate_parts(
     scores: dict[Sample, float] = {}
     measured: list[Measures] = []
     statistics: dict[Sample, dict[str, float]] = {}
+    levels: dict[Sample, float] = {}
+    area: InspectedArea | None = None
     for what, some in (("scoring good parts", fresh), ("scoring defects", fresh_defects)):
         for done, (sample, image) in enumerate(bad.read(some), start=1):
+            picture_hw = image.shape[:2]
+            if masks is not None:
+                area = area or masks.area(bundle.contract, picture_hw)
+                _check_size(sample, area, picture_hw)
             reading = look(image)
-            scores[sample] = reading.score
+            if area is None and wish.regions is None:
+                scores[sample] = reading.score
+            else:
+                counts, scores[sample] = counted(reading, area, picture_hw)
+                if wish.regions is not None and sample.is_good:
+                    levels[sample] = region_level(counts, wish.regions, placement(bundle.contract, picture_hw))
             if some is fresh:
                 measured.append(measure(image, bundle.contract.roi_xywh))
                 found = part_statistics(prepare(image, bundle.contract), reading)
                 statistics[sample] = {} if found is None else found.as_json()
             progress(what, done, len(some))
     used, used_defects = ([sample for sample in some if sample in scores] for some in (fresh, fresh_defects))
-    decision = decide([scores[s] for s in used], [scores[s] for s in used_defects], wish)
+    good_levels = [levels[s] for s in used] if wish.regions is not None else None
+    decision = decide([scores[s] for s in used], [scores[s] for s in used_defects], wish, good_levels)
     write_calibration(
         Calibration(
             version=_previous_version(bundle) + 1,
@@ -117,6 +143,9 @@ def calibrate_parts(
             promise=decision.promise,
             rule=decision.rule,
             review_promise=None if decision.review is None else decision.review.promise,
+            pixel_promise=None if decision.pixel is None else decision.pixel.promise,
+            masks="" if masks is None else masks.digest,
+            picture_hw=None if area is None else area.picture_hw,
             misses=decision.misses,
             pictures={sample.name: digests[sample.path] for sample in used},
             defects={sample.name: digests[sample.path] for sample in used_defects},
@@ -164,6 +193,51 @@ def roll_back(bundle: Bundle, version: int) -> Calibration:
     )
     write_calibration(again, path)
     return again
+
+
+def set_limits(bundle: Bundle, limits: Limits) -> Calibration:
+    """Put limits that a person chose in force, as a new version; the history keeps all.
+
+    What they promise is a bound for all limits at once (see `Tradeoff.bound_for_any_limit`), from the scores that the
+    version in force keeps: whoever chose may have looked at them.
+
+    Raises:
+        BundleError: the version in force keeps no scores.
+    """
+    now, path = bundle.calibration, bundle.calibration_path
+    if not now.scores:
+        raise BundleError(f"{path}: keeps no scores of good parts, so limits of one's own promise nothing; calibrate")
+    review, (said, before) = limits.review, map(_limits_text, (limits, now.limits))
+    again = now.model_copy(
+        update={
+            "schema_version": CALIBRATION_SCHEMA,
+            "version": _previous_version(bundle) + 1,
+            "created_at": utc_text(datetime.now(timezone.utc)),
+            "created_by": _user(),
+            "limits": limits,
+            "rule": "own",
+            "promise": promise_of_any_limit(now.scores, limits.fail, now.promise.confidence),
+            "review_promise": None
+            if review is None
+            else promise_of_any_limit(now.scores, review, now.promise.confidence),
+            "misses": None,
+            "note": f"set by hand: {said} (before: {before})",
+        }
+    )
+    write_calibration(again, path)
+    return again
+
+
+def _limits_text(limits: Limits) -> str:
+    """fail=2.5, review=2."""
+    return ", ".join(f"{k}={v:.6g}" for k, v in limits.model_dump(include={"fail", "review"}).items() if v is not None)
+
+
+def _check_size(sample: Sample, area: InspectedArea, picture_hw: tuple[int, int]) -> None:
+    try:
+        area.check(picture_hw)
+    except ContractMismatch as exc:
+        raise ContractMismatch(f"{sample.path}: {exc}") from exc
 
 
 def _check_labels(good: Sequence[Sample], defects: Sequence[Sample], digests: dict[Path, str]) -> None:

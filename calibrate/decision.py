@@ -8,7 +8,7 @@ from typing import Any
 
 from mapl_edge.calibrate.limits import NormalLimit, limit_from_normals, upper_bound
 from mapl_edge.calibrate.tradeoff import Costs, OperatingPoint, Rule, Tradeoff
-from mapl_edge.calibration import Limits, Misses, Promise
+from mapl_edge.calibration import Limits, Misses, PixelLimit, Promise, RegionFilter
 from mapl_edge.errors import DataError
 
 
@@ -22,6 +22,8 @@ class Wish:
         rule: what sets the fail limit; all but "promise" need defects.
         target_recall: for rule "recall": share of defects to find.
         costs: for rule "cost"; with another rule, the cost is only told.
+        regions: what a region must have to fail a part; it gets a pixel limit, at most `max_false_reject` of good parts
+            have such a region. None: no pixel limit.
     """
 
     max_false_reject: float = 0.05
@@ -30,6 +32,7 @@ class Wish:
     rule: Rule = "promise"
     target_recall: float | None = None
     costs: Costs | None = None
+    regions: RegionFilter | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,6 +44,7 @@ class Decision:
         normal: the limit that the good parts alone give.
         points: what the fail limit (first) and the limits of the other rules do; empty without defects.
         tradeoff: None without defects.
+        pixel: limit of the map's values; None without regions.
     """
 
     limits: Limits
@@ -50,6 +54,7 @@ class Decision:
     normal: NormalLimit
     points: tuple[OperatingPoint, ...]
     tradeoff: Tradeoff | None
+    pixel: NormalLimit | None = None
 
     @property
     def misses(self) -> Misses | None:
@@ -69,6 +74,12 @@ class Decision:
             )
             if self.limits.review == self.limits.fail:
                 found.append(f"review and fail limit are the same with so few good parts; {self.review.more}")
+        if self.pixel is not None:
+            found.append(
+                f"pixel limit {self.pixel.limit:.6g}: {self.pixel.n_above} good parts have a region above it, at most "
+                f"{100 * self.pixel.achieved:.3g}% of good parts have one; score and regions together reject at most "
+                f"{100 * min(1.0, self.promise.achieved + self.pixel.achieved):.3g}%"
+            )
         if self.misses is not None:
             found.append(str(self.misses))
         return found
@@ -81,13 +92,14 @@ class Decision:
             **self.promise.model_dump(),
             "n_next": self.normal.n_next,
             "review": None if self.review is None else asdict(self.review),
+            "pixel": None if self.pixel is None else asdict(self.pixel),
             "misses": None if self.misses is None else self.misses.model_dump(),
             "points": [point.as_json() for point in self.points],
         }
 
 
-def decide(good: Sequence[float], bad: Sequence[float], wish: Wish) -> Decision:
-    """Choose limits.
+def decide(good: Sequence[float], bad: Sequence[float], wish: Wish, levels: Sequence[float] | None = None) -> Decision:
+    """Choose limits; `levels` of the good parts (`mapl_edge.regions.region_level`) give the pixel limit.
 
     Raises:
         DataError: the scores cannot carry the wish, or the wish contradicts itself.
@@ -111,8 +123,17 @@ def decide(good: Sequence[float], bad: Sequence[float], wish: Wish) -> Decision:
         limit = chosen.limit
         promise = promise if wish.rule == "promise" else _promise(trade, chosen)
     review = _review(good, wish, limit)
-    limits = Limits(fail=limit, review=None if review is None else review.limit)
-    return Decision(limits, wish.rule, promise, review, normal, points, trade)
+    pixel = None
+    if wish.regions is not None and levels is not None:
+        pixel = limit_from_normals(levels, wish.max_false_reject, wish.confidence)
+    limits = Limits(
+        fail=limit,
+        review=None if review is None else review.limit,
+        pixel=None
+        if pixel is None or wish.regions is None
+        else PixelLimit(limit=pixel.limit, **wish.regions.model_dump()),
+    )
+    return Decision(limits, wish.rule, promise, review, normal, points, trade, pixel)
 
 
 def _promise(trade: Tradeoff, point: OperatingPoint) -> Promise:

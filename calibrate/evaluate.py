@@ -17,7 +17,8 @@ from mapl_edge.dataset import BadPictures, Sample
 from mapl_edge.engine import Reading
 from mapl_edge.errors import BackendError
 from mapl_edge.interference import Interference
-from mapl_edge.judge import judge
+from mapl_edge.judge import Judge
+from mapl_edge.masks import InspectedArea
 from mapl_edge.metrics import aupro, auroc, average_precision, f1_max
 from mapl_edge.prepare import prepared_mask
 from mapl_edge.verdict import Outcome
@@ -99,6 +100,7 @@ def evaluate(
     bad: BadPictures | None = None,
     progress: Callable[[str, int, int], None] = lambda what, done, total: None,
     interference: Interference | None = None,
+    area: InspectedArea | None = None,
 ) -> Evaluation:
     """Score labelled pictures and measure.
 
@@ -110,8 +112,10 @@ def evaluate(
         bad: what to do with unusable pictures.
         progress: called as progress(what, done, total).
         interference: to disturb each camera picture with, by its place in `samples`.
+        area: masks; with limits, the scores are those that they judge.
     """
     bad = bad or BadPictures()
+    judge = None if limits is None else Judge(limits, contract, area)
     results: list[ScoredPicture] = []
     drawn: list[bool] = []
     masks: list[UInt8Array] = []
@@ -121,7 +125,9 @@ def evaluate(
         reading = look(interference.apply(image, place[sample]) if interference else image)
         if not math.isfinite(reading.score):
             raise BackendError(f"{sample.path}: the model gave a score of {reading.score}; train or export again")
-        results.append(ScoredPicture(sample, reading.score, judge(reading, limits) if limits else None))
+        judged = judge(reading, image.shape[:2]) if judge else None
+        score, outcome = (judged.score, judged.outcome) if judged else (reading.score, None)
+        results.append(ScoredPicture(sample, score, outcome))
         mask = prepared_mask(sample, contract, image.shape[:2])
         if mask is not None:
             drawn.append(not sample.is_good)

@@ -9,6 +9,7 @@ limit.
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 
@@ -95,6 +96,13 @@ def limit_from_normals(scores: npt.ArrayLike, max_false_reject: float = 0.05, co
         n_needed=fewest_for(0, max_false_reject, confidence),
         n_next=fewest_for(n_above + 1 if achieved <= max_false_reject else 0, max_false_reject, confidence),
     )
+
+
+def promise_of_any_limit(scores: Sequence[float], limit: float, confidence: float) -> Promise:
+    """What a limit promises that somebody chose with a look at these scores (Dvoretzky, Kiefer, Wolfowitz, Massart)."""
+    n, n_above = len(scores), sum(score > limit for score in scores)
+    bound = min(1.0, n_above / n + math.sqrt(-math.log(min(0.5, 1 - confidence)) / (2 * n)))
+    return Promise(max_false_reject=bound, confidence=confidence, achieved=bound, n_good=n, n_above=n_above, n_needed=n)
 
 
 def checked_scores(scores: npt.ArrayLike, what: str) -> Float64Array:

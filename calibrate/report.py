@@ -15,6 +15,8 @@ import numpy as np
 
 from mapl_edge.arrays import FloatArray, UInt8Array
 from mapl_edge.errors import BackendUnavailable
+from mapl_edge.judge import Judgement
+from mapl_edge.overlay import marked
 from mapl_edge.verdict import Outcome
 
 
@@ -30,12 +32,16 @@ class RunRow:
 
 @dataclass(frozen=True, slots=True)
 class Reject:
-    """A rejected part to look at: its picture, the anomaly map on it, the nearest good part of the memory."""
+    """A rejected part to look at: its picture, the anomaly map on it, the nearest good part of the memory.
+
+    Regions and masks of its judgement are drawn on the map.
+    """
 
     caption: str
     picture: UInt8Array
     anomaly_map: FloatArray
     nearest: UInt8Array
+    judgement: Judgement | None = None
 
 
 def html_from_run(
@@ -54,7 +60,7 @@ def html_from_run(
     bad = [r.score for r in rows if r.label != "good"]
     triples = "\n".join(
         "<figure><div class=triple>"
-        f"{_img(r.picture)}{_img(heat_overlay(r.picture, r.anomaly_map))}{_img(r.nearest)}</div>"
+        f"{_img(r.picture)}{_img(marked(heat_overlay(r.picture, r.anomaly_map), r.judgement))}{_img(r.nearest)}</div>"
         f"<figcaption>{html.escape(r.caption)}</figcaption></figure>"
         for r in rejects
     )

@@ -23,11 +23,15 @@ JUDGED = frozenset({Outcome.PASS, Outcome.REVIEW, Outcome.FAIL})
 
 @dataclass(frozen=True, slots=True)
 class Judged:
-    """A part with its score and the verdict that it has; `where` names its picture, or its line in a file."""
+    """A part with its score and the verdict that it has; `where` names its picture, or its line in a file.
+
+    With a region above the pixel limit it fails whatever its score: that limit is not tried here.
+    """
 
     where: str
     score: float | None
     outcome: Outcome
+    has_region: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,7 +86,7 @@ def what_if(parts: Iterable[Judged], limits: Limits) -> WhatIf:
         if part.score is None or part.outcome not in JUDGED:
             n_without += 1
             continue
-        outcome = judge_score(part.score, limits)
+        outcome = judge_score(part.score, limits, part.has_region)
         before[part.outcome] += 1
         after[outcome] += 1
         if outcome is not part.outcome:
@@ -90,25 +94,25 @@ def what_if(parts: Iterable[Judged], limits: Limits) -> WhatIf:
     return WhatIf(limits, tuple(flips), before, after, n_without)
 
 
-def limits_from_text(text: str, now: Limits) -> Limits:
+def limits_from_text(text: str, now: Limits, flag: str = "--what-if") -> Limits:
     """Limits from `fail=2.5`, `review=2` or `fail=2.5,review=2`; what is not named stays; `review=none` takes it away.
 
     Raises:
         ConfigError: an unknown name, no number, or review above fail.
     """
-    changed: dict[str, float | None] = now.model_dump()
+    changed: dict[str, float | None] = {"fail": now.fail, "review": now.review}
     for part in text.split(","):
         name, sign, value = (piece.strip() for piece in part.partition("="))
         if not sign or name not in changed:
-            raise ConfigError("--what-if", [f"found {part!r}, expected fail=NUMBER or review=NUMBER"])
+            raise ConfigError(flag, [f"found {part!r}, expected fail=NUMBER or review=NUMBER"])
         try:
             changed[name] = None if (name, value.lower()) == ("review", "none") else float(value)
         except ValueError as exc:
-            raise ConfigError("--what-if", [f"{name} is {value!r}, expected a number"]) from exc
+            raise ConfigError(flag, [f"{name} is {value!r}, expected a number"]) from exc
     try:
-        return Limits.model_validate(changed)
+        return Limits.model_validate({**changed, "pixel": now.pixel})
     except ValidationError as exc:
-        raise ConfigError("--what-if", [exc.errors()[0]["msg"].removeprefix("Value error, ")]) from exc
+        raise ConfigError(flag, [exc.errors()[0]["msg"].removeprefix("Value error, ")]) from exc
 
 
 def stored_verdicts(path: Path, bundle: Bundle) -> Iterator[Judged]:
@@ -134,6 +138,7 @@ def _judged(line: str, where: str, bundle: Bundle) -> Judged:
         score = None if score is None else float(score)
         if score is not None and not math.isfinite(score):
             raise ValueError(f"a score of {score}")
+        has_region = bool(found.get("regions"))
         digest, name = found.get("bundle", bundle.digest), found.get("picture") or f"frame {found.get('seq', '?')}"
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as exc:
         raise DataError(f"{where}: is no verdict of mapl-edge run ({exc}); expected JSON lines") from exc
@@ -142,4 +147,4 @@ def _judged(line: str, where: str, bundle: Bundle) -> Judged:
             f"{where}: is a verdict of bundle {str(digest)[:12]}, this one is {bundle.digest[:12]}; their scores "
             "cannot be compared"
         )
-    return Judged(str(name), score, outcome)
+    return Judged(str(name), score, outcome, has_region)

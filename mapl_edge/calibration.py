@@ -21,13 +21,33 @@ CALIBRATION_SCHEMA = 3
 HEADER = "# Thresholds of this bundle, written by `mapl-edge calibrate`. The first document is in force.\n"
 
 
+class RegionFilter(BaseModel):
+    """What a region must have at least to count, in pixels of the camera picture: area, length, width.
+
+    Length and width are the largest and the smallest distance of two parallel lines that hold it between them.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    min_area_px: Annotated[float, Field(ge=0, allow_inf_nan=False)] = 0.0
+    min_length_px: Annotated[float, Field(ge=0, allow_inf_nan=False)] = 0.0
+    min_width_px: Annotated[float, Field(ge=0, allow_inf_nan=False)] = 0.0
+
+
+class PixelLimit(RegionFilter):
+    """A part is FAIL that has a region in which the anomaly map lies above `limit` and that passes the filter."""
+
+    limit: Annotated[float, Field(allow_inf_nan=False)]
+
+
 class Limits(BaseModel):
-    """Scores above `fail` are FAIL, above `review` REVIEW, the rest PASS."""
+    """Scores above `fail` are FAIL, above `review` REVIEW, the rest PASS; without `pixel` regions do not count."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     fail: Annotated[float, Field(allow_inf_nan=False)]
     review: Annotated[float, Field(allow_inf_nan=False)] | None = None
+    pixel: PixelLimit | None = None
 
     @model_validator(mode="after")
     def _in_order(self) -> Limits:
@@ -85,6 +105,9 @@ class Calibration(BaseModel):
     Attributes:
         rule: how the fail limit was chosen: promise (from good parts alone), f1, recall or cost.
         review_promise: what the review limit promises: the share of good parts that do not PASS.
+        pixel_promise: what the pixel limit promises: the share of good parts that have a region.
+        masks: digest of the masks that were on the pictures (`mapl_edge.masks`); empty: none.
+        picture_hw: height and width of the camera pictures that the masks are for.
         misses: what the fail limit does to defects; None where no defects were given.
         model_digest: digest of the bundle that the limits belong to.
         pictures: SHA-256 of each picture file of a good part that the limits came from, by name.
@@ -108,6 +131,9 @@ class Calibration(BaseModel):
     promise: Promise
     rule: str = "promise"
     review_promise: Promise | None = None
+    pixel_promise: Promise | None = None
+    masks: str = ""
+    picture_hw: tuple[int, int] | None = None
     misses: Misses | None = None
     pictures: dict[str, str]
     defects: dict[str, str] = {}

@@ -7,11 +7,12 @@ from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar, get_args
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
 from pydantic_core import ErrorDetails
 
 from mapl_edge.contract import InputContract
 from mapl_edge.errors import ConfigError
+from mapl_edge.polygon import Polygon, polygon_from_list
 from mapl_edge.redact import redact_text
 from mapl_edge.verdict import Action
 
@@ -58,6 +59,24 @@ class TriggerConfig(Section):
     """Triggers that may wait; one more is an ERROR verdict."""
 
 
+def _drawing(content: Any) -> Any:
+    """The polygons of a mask, checked; or a file's name as it stands."""
+    if content is None or isinstance(content, str | Path):
+        return content
+    if not isinstance(content, list | tuple) or not content:
+        raise ValueError("expected polygons [[[x, y], ...], ...] or the name of a PNG file")
+    polygons = []
+    for number, points in enumerate(content):
+        try:
+            polygons.append(polygon_from_list(points))
+        except ValueError as exc:
+            raise ValueError(f"polygon {number} {exc}") from exc
+    return tuple(polygons)
+
+
+Drawing = Annotated[tuple[Polygon, ...] | Path, BeforeValidator(_drawing)]
+
+
 class CameraConfig(Section):
     """One camera. `source` is a URI: `0`, `rtsp://…`, `http://…`, `genicam:…`, a video, a folder, `line:`."""
 
@@ -78,6 +97,10 @@ class CameraConfig(Section):
     """From capture to verdict; None: the station's."""
     trigger: TriggerConfig | None = None
     """None: every frame, or the newest ones of a live camera."""
+    inspect: Drawing | None = None
+    """Polygons in pixels of the camera picture, or a PNG of its size: only there a part can fail. None: everywhere."""
+    ignore: Drawing | None = None
+    """The same: there it cannot."""
 
 
 class StoreConfig(Section):

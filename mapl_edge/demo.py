@@ -124,6 +124,7 @@ class _Collector:
                 prepare(i.shot.image, bundle.contract),
                 i.reading.map,
                 bundle.memory_picture(i.reading.nearest),
+                i.judgement,
             )
             for i in self._strongest
             if isinstance(i.shot, Frame) and i.reading is not None

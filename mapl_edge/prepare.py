@@ -8,7 +8,7 @@ from __future__ import annotations
 import cv2
 import numpy as np
 
-from mapl_edge.arrays import UInt8Array
+from mapl_edge.arrays import AnyArray, UInt8Array
 from mapl_edge.contract import InputContract
 from mapl_edge.dataset import Sample
 from mapl_edge.errors import ContractMismatch
@@ -27,7 +27,7 @@ def prepare(image: UInt8Array, contract: InputContract) -> UInt8Array:
     Raises:
         ContractMismatch: the region of interest does not fit into the picture.
     """
-    image = _region(image, contract)
+    image = cropped(image, contract)
     if image.shape[:2] != contract.size_hw:
         # Shrink first: cv2 averages only where no side grows, else it samples lines away.
         h, w = (min(have, want) for have, want in zip(image.shape[:2], contract.size_hw, strict=True))
@@ -59,12 +59,16 @@ def prepared_mask(sample: Sample, contract: InputContract, picture_hw: tuple[int
     mask = sample.mask(picture_hw, picture_hw)
     if mask is None:
         return None
-    region = _region(mask, contract)
+    region = cropped(mask, contract)
     return np.asarray(cv2.resize(region, contract.size_hw[::-1], interpolation=cv2.INTER_NEAREST), np.uint8)
 
 
-def _region(pixels: UInt8Array, contract: InputContract) -> UInt8Array:
-    """The region of interest as a view, (h, w, …) of (H, W, …); `pixels` itself where there is none."""
+def cropped(pixels: AnyArray, contract: InputContract) -> AnyArray:
+    """The region of interest as a view, (h, w, …) of (H, W, …); `pixels` itself where there is none.
+
+    Raises:
+        ContractMismatch: it does not fit into the picture.
+    """
     if contract.roi_xywh is None:
         return pixels
     x, y, w, h = contract.roi_xywh

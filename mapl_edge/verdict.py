@@ -6,6 +6,10 @@ import json
 from dataclasses import dataclass
 from datetime import datetime, timezone
 from enum import Enum
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from mapl_edge.regions import Region
 
 from mapl_edge.part_statistics import PartStatistics
 
@@ -91,6 +95,7 @@ class Verdict:
         policy: what LATE and ERROR mean to the gate.
         code: the kind of `error`; None where there is none.
         statistics: of picture and reading, for drift; None where there is no score.
+        regions: where the part is wrong, where there is a pixel limit (`mapl_edge.regions`).
     """
 
     outcome: Outcome
@@ -105,6 +110,7 @@ class Verdict:
     p_value: float | None = None
     code: ErrorCode | None = None
     statistics: PartStatistics | None = None
+    regions: tuple[Region, ...] = ()
 
     @property
     def action(self) -> Action:
@@ -138,6 +144,7 @@ class Verdict:
                 "error": self.error,
                 "code": None if self.code is None else self.code.value,
                 "statistics": None if self.statistics is None else self.statistics.as_json(),
+                "regions": [region.as_json() for region in self.regions],
                 **station,
             },
             ensure_ascii=False,

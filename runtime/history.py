@@ -54,6 +54,7 @@ class Entry:
     error: str | None
     code: str | None
     statistics: dict[str, float] | None
+    regions: list[dict[str, Any]]
     bundle: str
     calibration: str
     engine: str
@@ -103,8 +104,8 @@ class History:
         if wanted.with_picture:
             clauses.append("has_map IS NOT NULL")
         newest = f"""SELECT shots.id AS id, run_id, run, camera, shots.seq AS seq, picture, captured_us, outcome, score,
-            threshold, latency_ms, stage_ms, error, action, p_value, code, statistics, bundle, calibration, engine,
-            has_map FROM shots JOIN runs ON runs.id = shots.run_id LEFT JOIN pictures USING (run_id, seq)
+            threshold, latency_ms, stage_ms, error, action, p_value, code, statistics, regions, bundle, calibration,
+            engine, has_map FROM shots JOIN runs ON runs.id = shots.run_id LEFT JOIN pictures USING (run_id, seq)
             WHERE {" AND ".join(clauses)} ORDER BY shots.id DESC LIMIT ?"""
         rows = self._connection.execute(
             f"SELECT * FROM ({newest}) ORDER BY id", (*values, -1 if wanted.last is None else wanted.last)
@@ -118,14 +119,15 @@ class History:
         return alarms(self._connection)
 
     def _entry(self, run_id: int, run: str, camera: str, seq: int, picture: str, captured_us: int, *row: Any) -> Entry:
-        outcome, score, threshold, latency_ms, stages, error, action, p_value, code, statistics, *origin, has_map = row
+        outcome, score, threshold, latency_ms, stages, error, action, p_value, code, *more, has_map = row
+        statistics, regions, *origin = more
         stored = picture_path(self._folder, run_id, seq) if has_map is not None else None
         bundle, calibration, engine = origin
         kept = stored, map_path(stored) if stored and has_map else None
         moment, spent = moment_from_microseconds(captured_us), json.loads(stages) if stages else {}
         what = Outcome(outcome), action, score, p_value, threshold, latency_ms, spent, error, code
-        numbers = json.loads(statistics) if statistics else None
-        return Entry(run, camera, seq, picture, moment, *what, numbers, bundle, calibration, engine, *kept)
+        found = json.loads(statistics) if statistics else None, json.loads(regions or "[]")
+        return Entry(run, camera, seq, picture, moment, *what, *found, bundle, calibration, engine, *kept)
 
 
 @contextmanager
@@ -177,12 +179,8 @@ def write_table(entries: Iterable[Entry], out: Path) -> int:
 
 def _flat(entry: Entry) -> dict[str, Any]:
     row = entry.as_json()
-    statistics = row["statistics"]
-    return {
-        **row,
-        "stage_ms": json.dumps(row["stage_ms"]),
-        "statistics": None if statistics is None else json.dumps(statistics),
-    }
+    nested = {name: row[name] for name in ("stage_ms", "statistics", "regions")}
+    return {**row, **{name: None if value is None else json.dumps(value) for name, value in nested.items()}}
 
 
 def _write_csv(entries: Iterable[Entry], work: Path) -> int:

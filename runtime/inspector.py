@@ -12,7 +12,8 @@ from mapl_edge.clock import Clock, SystemClock
 from mapl_edge.contract import InputContract
 from mapl_edge.engine import Engine, Reading
 from mapl_edge.errors import ContractMismatch, DataError, MaplEdgeError
-from mapl_edge.judge import judge
+from mapl_edge.judge import Judge, Judgement
+from mapl_edge.masks import InspectedArea
 from mapl_edge.p_value import PValues
 from mapl_edge.part_statistics import part_statistics
 from mapl_edge.prepare import prepare
@@ -23,11 +24,12 @@ from mapl_edge.verdict import ErrorCode, Outcome, Policy, StageTimes, Verdict
 
 @dataclass(frozen=True, slots=True)
 class Inspection:
-    """One shot, what the model said of it, and the verdict. `reading` is None where there is nothing to read."""
+    """One shot, what the model said of it, and the verdict; `reading` and `judgement` are None without an answer."""
 
     verdict: Verdict
     shot: Shot
     reading: Reading | None
+    judgement: Judgement | None = None
 
 
 class Inspects(Protocol):
@@ -45,8 +47,8 @@ class Inspects(Protocol):
 class Inspector:
     """Turns shots into verdicts with one engine, one contract and one set of limits.
 
-    `normals` give the p-values; `gate` stops pictures that are the camera's fault, and is shared by the inspectors of
-    one camera.
+    `normals` give the p-values; `area` has the masks; `gate` stops pictures that are the camera's fault, and is shared
+    by the inspectors of one camera.
     """
 
     def __init__(
@@ -58,8 +60,10 @@ class Inspector:
         policy: Policy = Policy(),  # noqa: B008 - frozen
         normals: Sequence[float] = (),
         gate: CameraGate | None = None,
+        area: InspectedArea | None = None,
     ) -> None:
         self._engine, self._contract, self._limits, self._policy = engine, contract, limits, policy
+        self._judge = Judge(limits, contract, area)
         self._p_value, self._gate = PValues(normals), gate
         self._now = (clock or SystemClock()).monotonic
 
@@ -76,12 +80,12 @@ class Inspector:
             prepared = self._now()
             reading = self._engine.infer(picture)
             computed = self._now()
-            outcome = judge(reading, self._limits)
+            judged = self._judge(reading, shot.image.shape[:2])
         except MaplEdgeError as exc:
             code = ErrorCode.PICTURE if isinstance(exc, DataError | ContractMismatch) else ErrorCode.ENGINE
             return self._error(shot, str(exc), code, started)
-        if outcome is Outcome.ERROR:
-            problem = f"the engine {self._engine.name} gave a score of {reading.score}"
+        if judged.outcome is Outcome.ERROR:
+            problem = f"the engine {self._engine.name} gave a score of {judged.score}"
             return self._error(shot, problem, ErrorCode.ENGINE, started)
         statistics = part_statistics(picture, reading)
         times = StageTimes(
@@ -90,13 +94,11 @@ class Inspector:
             compute=1e3 * (computed - prepared),
             judge=1e3 * (self._now() - computed),
         )
-        score, limit, policy = reading.score, self._limits.fail, self._policy
+        score, limit, policy = judged.score, self._limits.fail, self._policy
         p_value = self._p_value(score)
-        verdict = Verdict(
-            *(outcome, shot.seq, shot.name, shot.captured_at, score, limit, times, None, policy, p_value),
-            statistics=statistics,
-        )
-        return Inspection(verdict, shot, reading)
+        what = score, limit, times, None, policy, p_value, None, statistics, judged.regions
+        verdict = Verdict(judged.outcome, shot.seq, shot.name, shot.captured_at, *what)
+        return Inspection(verdict, shot, reading, judged)
 
     def late_results(self) -> Sequence[Inspection]:
         """See `Inspects`; nothing is late without a deadline."""

@@ -13,6 +13,7 @@ from mapl_edge.calibration import Calibration
 from mapl_edge.engine import BaseEngine, Engine
 from mapl_edge.engine_record import Precision
 from mapl_edge.errors import BundleError
+from mapl_edge.masks import InspectedArea
 from mapl_edge.runtime.camera_gate import CameraGate
 from mapl_edge.runtime.engine_choice import AUTO, Proof, Tell, choose_engine, standby_engines
 from mapl_edge.runtime.inspector import Inspector
@@ -48,7 +49,9 @@ class Loaded:
     proof: Proof
     wanted: Wanted
 
-    def inspector_of(self, policy: Policy, gate: CameraGate | None = None) -> Callable[[Engine], Inspector]:
+    def inspector_of(
+        self, policy: Policy, gate: CameraGate | None = None, area: InspectedArea | None = None
+    ) -> Callable[[Engine], Inspector]:
         """What makes an inspector by this bundle's contract and limits."""
         return partial(
             Inspector,
@@ -57,6 +60,7 @@ class Loaded:
             policy=policy,
             normals=self.calibration.scores,
             gate=gate,
+            area=area,
         )
 
     def engines(self) -> Sequence[OpenEngine]:

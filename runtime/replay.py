@@ -9,8 +9,9 @@ from typing import Any
 from mapl_edge.calibration import Limits
 from mapl_edge.contract import InputContract
 from mapl_edge.engine import Engine
-from mapl_edge.errors import PictureError
-from mapl_edge.judge import judge
+from mapl_edge.errors import ContractMismatch, PictureError
+from mapl_edge.judge import Judge
+from mapl_edge.masks import InspectedArea
 from mapl_edge.picture import picture_from_file
 from mapl_edge.runtime.history import Entry, History, Wanted
 from mapl_edge.runtime.inspector import look
@@ -44,19 +45,22 @@ def replay(
     contract: InputContract,
     limits: Limits,
     progress: Callable[[str, int, int], None] = lambda what, done, total: None,
+    area: InspectedArea | None = None,
 ) -> Iterator[Replayed]:
     """Judge every stored picture again, oldest first; `wanted.with_picture` must be set.
 
     The same bundle and engine give exactly the score that the station gave: pictures are stored without loss, at the
     camera's resolution.
     """
+    judge = Judge(limits, contract, area)
     entries = list(history.entries(wanted))
     for done, entry in enumerate(entries, start=1):
         assert entry.stored_picture is not None
         try:
-            reading = look(engine, contract, picture_from_file(entry.stored_picture))
-        except PictureError as exc:
+            image = picture_from_file(entry.stored_picture)
+            judged = judge(look(engine, contract, image), image.shape[:2])
+        except (PictureError, ContractMismatch) as exc:
             yield Replayed(entry, Outcome.ERROR, None, str(exc))
         else:
-            yield Replayed(entry, judge(reading, limits), reading.score)
+            yield Replayed(entry, judged.outcome, judged.score)
         progress("replaying", done, len(entries))

@@ -216,7 +216,8 @@ class Store:
                 self._waiting.verdicts[verdict.seq] = rows
         if not isinstance(shot, Blank) and self._wants_picture(verdict):
             anomaly_map = inspection.reading.map if inspection.reading else None
-            self._pictures.put(StoredPicture(verdict.seq, shot.image, anomaly_map, self._identity.limits.fail))
+            fail, judgement = self._identity.limits.fail, inspection.judgement
+            self._pictures.put(StoredPicture(verdict.seq, shot.image, anomaly_map, fail, judgement))
 
     def flush(self, timeout_s: float = FLUSH_S, *, pictures: bool = False) -> None:
         """Wait until everything emitted so far is committed; with `pictures`, also until they are written or given up.
@@ -425,7 +426,8 @@ class Store:
         db, run_id = self._database, self._run_id
         changed = db.execute(
             """UPDATE shots SET outcome = ?, score = ?, threshold = ?, latency_ms = ?, stage_ms = ?, error = ?,
-            action = ?, p_value = ?, code = ?, statistics = ? WHERE run_id = ? AND seq = ? AND outcome IS NULL""",
+            action = ?, p_value = ?, code = ?, statistics = ?, regions = ?
+            WHERE run_id = ? AND seq = ? AND outcome IS NULL""",
             (*verdict, run_id, seq),
         )
         if changed.rowcount:
@@ -498,8 +500,8 @@ class Store:
 
 
 COLUMNS = """(run_id, seq, picture, captured_us, t_mono, outcome, score, threshold, latency_ms, stage_ms, error, action,
-    p_value, code, statistics) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)"""
-NO_VERDICT: Row = (None,) * 10
+    p_value, code, statistics, regions) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)"""
+NO_VERDICT: Row = (None,) * 11
 
 
 def _verdict_row(verdict: Verdict) -> Row:
@@ -509,7 +511,8 @@ def _verdict_row(verdict: Verdict) -> Row:
     judged = verdict.score, verdict.threshold, latency, stages, error
     code = None if verdict.code is None else verdict.code.value
     statistics = None if verdict.statistics is None else json.dumps(verdict.statistics.as_json())
-    return verdict.outcome.value, *judged, verdict.action.value, verdict.p_value, code, statistics
+    regions = json.dumps([region.as_json() for region in verdict.regions]) if verdict.regions else None
+    return verdict.outcome.value, *judged, verdict.action.value, verdict.p_value, code, statistics, regions
 
 
 def _text(words: str) -> str:

@@ -66,6 +66,7 @@ MIGRATIONS: list[tuple[str, ...]] = [
     ),
     ("ALTER TABLE shots ADD COLUMN code TEXT",),  # kind of the error, NULL where there is none or nobody said
     ("ALTER TABLE shots ADD COLUMN statistics TEXT",),  # JSON; NULL where there is no score, and in older records
+    ("ALTER TABLE shots ADD COLUMN regions TEXT",),  # JSON; NULL where there are none
 ]
 """What brings a database from schema n to n + 1; `PRAGMA user_version` holds how many were done. Only ever append."""
 

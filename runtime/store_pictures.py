@@ -1,7 +1,8 @@
 """Pictures beside the store's database, written by a thread of their own; what does not fit is dropped and counted.
 
     pictures/RUN/000000017.png       the camera's picture, lossless, so that scoring it again gives the same score
-    pictures/RUN/000000017.map.jpg   its heat map; green at the fail limit, red at twice the limit
+    pictures/RUN/000000017.map.jpg   its heat map; green at the fail limit, red at twice the limit;
+                                     regions are outlined, ignored places dark
 
 RUN is the run's row in the database. A file is whole or absent.
 """
@@ -22,6 +23,8 @@ import cv2
 import numpy as np
 
 from mapl_edge.arrays import AnyArray, FloatArray, UInt8Array
+from mapl_edge.judge import Judgement
+from mapl_edge.overlay import marked
 
 logger = logging.getLogger(__name__)
 
@@ -37,12 +40,14 @@ class StoredPicture:
         image: as the camera gave it, uint8 (H, W, 3), BGR.
         map: anomaly map, float32 (H', W') of the prepared picture, or None.
         limit: the score above which a part fails; the middle of the map's colours.
+        judgement: its regions and masks are drawn on the map.
     """
 
     seq: int
     image: UInt8Array
     map: FloatArray | None
     limit: float
+    judgement: Judgement | None = None
 
 
 class PictureWriter:
@@ -138,7 +143,7 @@ class PictureWriter:
             raise OSError(errno.ENOSPC, "the disk is nearly full (store.min_free_mb)")
         files = {place: _encoded(picture.image, ".png", [cv2.IMWRITE_PNG_COMPRESSION, 1])}
         if picture.map is not None:
-            colours = heat_map(picture.map, picture.limit)
+            colours = marked(heat_map(picture.map, picture.limit), picture.judgement)
             files[map_path(place)] = _encoded(colours, ".jpg", [cv2.IMWRITE_JPEG_QUALITY, 85])
         partial = [path.with_name(path.name + ".partial") for path in files]
         try:

@@ -11,7 +11,7 @@ from mapl_edge.verdict import Action, Outcome, Policy, StageTimes, Verdict, utc_
 
 KEYS = [
     "seq", "picture", "captured_at", "verdict", "action", "score", "p_value", "threshold", "latency_ms", "stage_ms",
-    "error", "code", "statistics",
+    "error", "code", "statistics", "regions",
 ]  # fmt: skip
 WHEN = datetime(2026, 11, 22, 3, 4, 5, 678912, tzinfo=timezone.utc)
 TIMES = StageTimes(queue=1.0, prepare=2.5, compute=10.25, judge=0.125)
@@ -39,6 +39,7 @@ def test_line_says_everything() -> None:
         "error": None,
         "code": None,
         "statistics": None,
+        "regions": [],
     }
 
 

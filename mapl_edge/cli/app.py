@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -25,6 +26,9 @@ EngineOption = Annotated[
     str, typer.Option("--engine", help="auto (the fastest proven one), a library, or an engine's name.")
 ]
 SkipBad = Annotated[bool, typer.Option("--skip-bad", help="Count pictures that cannot be read and go on.")]
+ConfigOption = Annotated[
+    Path | None, typer.Option("--config", help="Station file; default: station.yaml, if it is here.")
+]
 Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace --out if it exists.")]
 
 

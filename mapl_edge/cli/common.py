@@ -17,11 +17,14 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextC
 from rich.table import Column, Table
 
 from mapl_edge.bundle import MANIFEST, Bundle, open_bundle
+from mapl_edge.calibration import Calibration
 from mapl_edge.cli.app import people
 from mapl_edge.config import STATION_FILE, CameraConfig, StationConfig, config_from_yaml
-from mapl_edge.errors import BackendUnavailable, BundleError, ConfigError, Uncalibrated
+from mapl_edge.errors import BackendUnavailable, BundleError, ConfigError, ContractMismatch, Uncalibrated
 from mapl_edge.files import write_stdout
+from mapl_edge.masks import InspectedArea, masks_from_camera
 
+PATHS = ("bundle", "inspect", "ignore")  # of a camera, as seen from the station file
 WIDE = 240  # columns of a table that goes to a file or pipe
 
 
@@ -60,7 +63,40 @@ def station_from_yaml(path: Path | None) -> StationConfig:
 
 def _seen_from(folder: Path, camera: CameraConfig) -> CameraConfig:
     trigger = camera.trigger and camera.trigger.model_copy(update={"socket": folder / camera.trigger.socket})
-    return camera.model_copy(update={"bundle": camera.bundle and folder / camera.bundle, "trigger": trigger})
+    files = {key: folder / value for key in PATHS if isinstance(value := getattr(camera, key), Path)}
+    return camera.model_copy(update={"trigger": trigger, **files})
+
+
+def area_of(opened: Bundle, calibration: Calibration, camera: CameraConfig) -> InspectedArea | None:
+    """The camera's masks, which must be those that the limits were made with; None where there are none.
+
+    Raises:
+        ContractMismatch: they are others.
+    """
+    masks = masks_from_camera(camera)
+    found = "" if masks is None else masks.digest
+    if found != calibration.masks:
+        made, has = (f"masks {digest[:12]}" if digest else "no masks" for digest in (calibration.masks, found))
+        raise ContractMismatch(
+            f"{opened.calibration_path}: the limits were made with {made}, the station file has {has} (camera.inspect, "
+            f"camera.ignore); put the masks back, or run: mapl-edge calibrate {opened.path} --good FOLDER_OF_GOOD_PARTS"
+        )
+    if masks is None:
+        return None
+    assert calibration.picture_hw is not None, "kept with the masks' digest"
+    return masks.area(opened.contract, calibration.picture_hw)
+
+
+def area_in_force(opened: Bundle, config: Path | None) -> InspectedArea | None:
+    """The same for those who are no station: its file is read where it is named, or the limits were made with masks.
+
+    Raises:
+        Uncalibrated: there are no limits.
+        ContractMismatch: the station's masks are others.
+    """
+    calibration = opened.calibration
+    station = station_from_yaml(config) if config is not None or calibration.masks else StationConfig()
+    return area_of(opened, calibration, station.camera)
 
 
 def only_bundle_here() -> Path:

@@ -10,10 +10,12 @@ import typer
 from rich.table import Table
 
 from mapl_edge.bundle import open_bundle
-from mapl_edge.cli.app import CALIBRATED, EngineOption, JsonFlag, SkipBad, app, people
-from mapl_edge.cli.common import bars, opened_bundle, print_json, shown, tell_skipped
+from mapl_edge.calibration import RegionFilter
+from mapl_edge.cli.app import CALIBRATED, ConfigOption, EngineOption, JsonFlag, SkipBad, app, people
+from mapl_edge.cli.common import area_in_force, bars, opened_bundle, print_json, shown, station_from_yaml, tell_skipped
 from mapl_edge.config import MAX_THREADS
 from mapl_edge.errors import BackendUnavailable, OutputError
+from mapl_edge.masks import masks_from_camera
 
 
 @app.command(epilog="Example: mapl-edge calibrate bottle.mapl --good data/bottle/train/good")
@@ -39,6 +41,14 @@ def calibrate(
     defect_rate: Annotated[
         float | None, typer.Option(help="Share of defects on the line, for the cost; default: as among these parts.")
     ] = None,
+    regions: Annotated[
+        bool, typer.Option("--regions", help="Set a pixel limit too: a region of the map above it fails the part.")
+    ] = False,
+    min_area_px: Annotated[
+        float, typer.Option(help="Smallest region that counts, in pixels of the camera picture.", min=0)
+    ] = 0.0,
+    min_length_px: Annotated[float, typer.Option(help="Shortest region that counts.", min=0)] = 0.0,
+    min_width_px: Annotated[float, typer.Option(help="Thinnest region that counts.", min=0)] = 0.0,
     plot: Annotated[
         Path | None, typer.Option(help="PNG of the trade-off; default with --bad: beside the bundle.")
     ] = None,
@@ -48,10 +58,15 @@ def calibrate(
         str | None,
         typer.Option(help="Limits to try on the parts of --over, such as fail=2.5,review=2; writes nothing."),
     ] = None,
+    set_to: Annotated[
+        str | None,
+        typer.Option("--set", help="Put limits of your own in force, such as fail=2.5,review=2; try --what-if first."),
+    ] = None,
     over: Annotated[Path | None, typer.Option(help="Folder of pictures, or a file of verdicts that run wrote.")] = None,
     engine_wanted: EngineOption = "onnxruntime-fp32-fused",
     threads: Annotated[int, typer.Option(help="Threads for the engine; 0: all cores.", min=0, max=MAX_THREADS)] = 0,
     skip_bad: SkipBad = False,
+    config: ConfigOption = None,
     as_json: JsonFlag = False,
 ) -> None:
     """Set the limits from good parts, and from defects if there are any, with a promise."""
@@ -61,20 +76,29 @@ def calibrate(
     from mapl_edge.runtime.engine_choice import choose_engine
     from mapl_edge.runtime.inspector import look
 
-    if show or rollback is not None or what_if is not None or over is not None:
-        alone = [show, rollback is not None, what_if is not None or over is not None].count(True) == 1
-        if bundle is None or not alone or (what_if is None) != (over is None) or good or bad or scores:
-            raise typer.BadParameter("give a bundle and either --show, --rollback N, or --what-if LIMITS --over PATH")
+    if show or any(given is not None for given in (rollback, set_to, what_if, over)):
+        alone = [show, rollback is not None, set_to is not None, what_if is not None or over is not None]
+        if bundle is None or alone.count(True) != 1 or (what_if is None) != (over is None) or good or bad or scores:
+            raise typer.BadParameter(
+                "give a bundle and either --show, --rollback N, --set LIMITS, or --what-if LIMITS --over PATH"
+            )
         if what_if is not None and over is not None:
-            return _what_if(bundle, what_if, over, engine_wanted, threads, skip_bad, as_json)
+            return _what_if(bundle, what_if, over, engine_wanted, threads, skip_bad, config, as_json)
+        if set_to is not None:
+            return _set(bundle, set_to, as_json)
         return _history(bundle, rollback, as_json)
+    shape = RegionFilter(min_area_px=min_area_px, min_length_px=min_length_px, min_width_px=min_width_px)
+    if not regions and shape != RegionFilter():
+        raise typer.BadParameter("--min-area-px, --min-length-px and --min-width-px shape --regions: give it too")
     rule, costs = _rule(f1_max, target_recall, cost_miss, cost_false_reject, defect_rate)
-    wish = Wish(max_false_reject, confidence, review_false_reject, rule, target_recall, costs)
+    wish = Wish(
+        max_false_reject, confidence, review_false_reject, rule, target_recall, costs, shape if regions else None
+    )
     if plot is not None:
         check_plot(plot)
     if scores is not None:
-        if bundle is not None or good is not None or bad is not None:
-            raise typer.BadParameter("--scores stands alone: give no bundle, no --good and no --bad with it")
+        if bundle is not None or good is not None or bad is not None or regions:
+            raise typer.BadParameter("--scores stands alone: give no bundle, no --good, --bad or --regions with it")
         found = scores_from_csv(scores)
         decision = decide(found.good, found.bad, wish)
         _tell_decision(scores, decision, plot)
@@ -86,12 +110,15 @@ def calibrate(
     check_good_by_name(good)
     parts = good_samples(good), bad_samples(bad) if bad is not None else []
     unusable = BadPictures(skip_bad)
+    masks = masks_from_camera(station_from_yaml(config).camera)
     engine, proof = choose_engine(opened, engine_wanted, threads, precisions=CALIBRATED, tell=people.print)
     with engine, bars() as progress:
         done = calibrate_parts(
-            opened, *parts, partial(look, engine, opened.contract), wish, unusable, progress, proof.engine
+            opened, *parts, partial(look, engine, opened.contract), wish, unusable, progress, proof.engine, masks
         )
     tell_skipped(unusable.errors)
+    if masks is not None:
+        people.print("with the masks of the station file: the score is the masked map's")
     if done.n_left_out:
         people.print(f"left out {done.n_left_out} pictures that training saw")
     beside = bundle.resolve().with_suffix(".tradeoff.png") if bad is not None else None
@@ -106,7 +133,9 @@ def _history(path: Path, rollback: int | None, as_json: bool) -> None:
         now = roll_back(opened_bundle(path), rollback)
         people.print(f"{path}: version {now.version} is in force, limit {now.limits.fail:.6g} ({now.note})")
     history = open_bundle(path).calibration_history
-    table = Table("version", "when", "by", "fail", "review", "promise", "from", title=f"{path}: the last is in force")
+    table = Table(
+        "version", "when", "by", "fail", "review", "pixel", "promise", "from", title=f"{path}: the last is in force"
+    )
     for one in history:
         pictures = f"{len(one.pictures)} good, {len(one.defects)} defective"
         table.add_row(
@@ -115,15 +144,33 @@ def _history(path: Path, rollback: int | None, as_json: bool) -> None:
             one.created_by,
             f"{one.limits.fail:.6g}",
             shown(one.limits.review, ".6g"),
+            shown(one.limits.pixel.limit if one.limits.pixel else None, ".6g"),
             f"{one.rule}: {one.promise}",
-            f"{pictures}{'; ' if one.note else ''}{one.note}",
+            f"{pictures}{', masked' if one.masks else ''}{'; ' if one.note else ''}{one.note}",
         )
     people.print(table, soft_wrap=False)
     print_json(as_json, {"bundle": str(path), "history": [one.model_dump(mode="json") for one in history]})
 
 
+def _set(path: Path, text: str, as_json: bool) -> None:
+    from mapl_edge.calibrate import limits_from_text, set_limits
+
+    opened = opened_bundle(path)
+    now = set_limits(opened, limits_from_text(text, opened.calibration.limits, "--set"))
+    people.print(f"{path}: version {now.version} is in force, by {now.created_by}; {now.note}")
+    people.print(f"limit {now.limits.fail:.6g}: {now.promise}")
+    print_json(as_json, {"bundle": str(path), **now.model_dump(mode="json")})
+
+
 def _what_if(
-    path: Path, text: str, over: Path, engine_wanted: str, threads: int, skip_bad: bool, as_json: bool
+    path: Path,
+    text: str,
+    over: Path,
+    engine_wanted: str,
+    threads: int,
+    skip_bad: bool,
+    config: Path | None,
+    as_json: bool,
 ) -> None:
     from mapl_edge.calibrate import Judged, limits_from_text, stored_verdicts, what_if
 
@@ -132,16 +179,17 @@ def _what_if(
     limits = limits_from_text(text, now)
     if over.is_dir():
         from mapl_edge.dataset import BadPictures, folder_samples
-        from mapl_edge.judge import judge
+        from mapl_edge.judge import Judge
         from mapl_edge.runtime.engine_choice import choose_engine
         from mapl_edge.runtime.inspector import look
 
+        judge = Judge(now, opened.contract, area_in_force(opened, config))
         samples, unusable, parts = folder_samples(over), BadPictures(skip_bad), []
         engine, _ = choose_engine(opened, engine_wanted, threads, precisions=CALIBRATED, tell=people.print)
         with engine, bars() as progress:
             for done, (sample, image) in enumerate(unusable.read(samples), start=1):
-                reading = look(engine, opened.contract, image)
-                parts.append(Judged(sample.name, reading.score, judge(reading, now)))
+                judged = judge(look(engine, opened.contract, image), image.shape[:2])
+                parts.append(Judged(sample.name, judged.score, judged.outcome, bool(judged.regions)))
                 progress("scoring parts", done, len(samples))
         tell_skipped(unusable.errors)
         result = what_if(parts, limits)

@@ -11,8 +11,17 @@ import typer
 from rich.table import Table
 
 from mapl_edge.bundle import MANIFEST, Bundle, open_bundle
-from mapl_edge.cli.app import CALIBRATED, EngineOption, JsonFlag, SkipBad, app, people
-from mapl_edge.cli.common import bars, calibration_or_none, extra, opened_bundle, print_json, shown, tell_skipped
+from mapl_edge.cli.app import CALIBRATED, ConfigOption, EngineOption, JsonFlag, SkipBad, app, people
+from mapl_edge.cli.common import (
+    area_in_force,
+    bars,
+    calibration_or_none,
+    extra,
+    opened_bundle,
+    print_json,
+    shown,
+    tell_skipped,
+)
 from mapl_edge.config import MAX_THREADS
 from mapl_edge.engine import Engine
 from mapl_edge.engine_record import engine_names
@@ -26,6 +35,7 @@ def evaluate(
     threads: Annotated[int, typer.Option(help="Threads for the engine; 0: all cores.", min=0, max=MAX_THREADS)] = 0,
     interference: Annotated[bool, typer.Option("--interference", help="Add noise and contrast changes first.")] = False,
     skip_bad: SkipBad = False,
+    config: ConfigOption = None,
     as_json: JsonFlag = False,
 ) -> None:
     """Measure on labelled parts: AUROC, AP, F1-max, AUPRO, and verdicts where there is a limit."""
@@ -36,11 +46,12 @@ def evaluate(
 
     samples = labelled_samples(data)
     bad = BadPictures(skip_bad)
-    engine, contract, limits = _engine_of(model, engine_wanted, threads)
+    engine, contract, limits, area = _engine_of(model, engine_wanted, threads, config)
     try:
         with bars() as progress:
             disturb = Interference() if interference else None
-            result = evaluate_model(samples, partial(look, engine, contract), contract, limits, bad, progress, disturb)
+            see = partial(look, engine, contract)
+            result = evaluate_model(samples, see, contract, limits, bad, progress, disturb, area)
     finally:
         engine.close()
     tell_skipped(bad.errors)
@@ -158,23 +169,24 @@ def inspect(
     )
 
 
-def _engine_of(model: Path, wanted: str, threads: int) -> tuple[Engine, Any, Any]:
-    """Engine, contract and limits (None where there are none) of a bundle or a model folder."""
+def _engine_of(model: Path, wanted: str, threads: int, config: Path | None) -> tuple[Engine, Any, Any, Any]:
+    """Engine, contract, limits and masks (None where there are none) of a bundle or a model folder."""
     if (model / MANIFEST).is_file() or not model.is_dir():
         from mapl_edge.runtime.engine_choice import choose_engine
 
         bundle = opened_bundle(model)
         calibration = calibration_or_none(bundle)
-        limits = calibration.limits if calibration else None
+        limits, area = (calibration.limits, area_in_force(bundle, config)) if calibration else (None, None)
         return (
             choose_engine(bundle, wanted, threads, precisions=CALIBRATED, tell=people.print)[0],
             bundle.contract,
             limits,
+            area,
         )
     with extra("train"):
         from mapl_edge.model.checkpoint import TorchEngine, checkpoint_from_folder
     checkpoint = checkpoint_from_folder(model)
-    return TorchEngine(checkpoint.detector), checkpoint.record.config.contract, None
+    return TorchEngine(checkpoint.detector), checkpoint.record.config.contract, None, None
 
 
 def _auroc_of_engines(bundle: Bundle, data: Path, names: list[str], threads: int, progress: Any) -> dict[str, float]:

@@ -9,8 +9,9 @@ from typing import Annotated, Any, Literal
 import typer
 from rich.markup import escape
 
-from mapl_edge.cli.app import CALIBRATED, EngineOption, app, people
+from mapl_edge.cli.app import CALIBRATED, ConfigOption, EngineOption, app, people
 from mapl_edge.cli.common import (
+    area_in_force,
     bars,
     one_of,
     only_bundle_here,
@@ -82,6 +83,7 @@ def replay(
     camera: CameraNameOption = None,
     engine_wanted: EngineOption = "auto",
     threads: Annotated[int, typer.Option(help="Threads for the engine; 0: all cores.", min=0, max=MAX_THREADS)] = 0,
+    config: ConfigOption = None,
     as_json: LinesFlag = False,
 ) -> None:
     """Score the stored pictures with another bundle or calibration, and list the verdicts that flip."""
@@ -92,11 +94,11 @@ def replay(
     folder = _store_folder(store)
     wanted = replace(_wanted(last, verdict, since, camera), with_picture=True)
     opened = opened_bundle(bundle or station_from_yaml(None).bundle or only_bundle_here())
-    limits = opened.calibration.limits
+    limits, area = opened.calibration.limits, area_in_force(opened, config)
     with open_history(folder) as past:
         engine, _ = choose_engine(opened, engine_wanted, threads, precisions=CALIBRATED, tell=people.print)
         with engine, bars() as progress:
-            judged = list(replay_pictures(past, wanted, engine, opened.contract, limits, progress))
+            judged = list(replay_pictures(past, wanted, engine, opened.contract, limits, progress, area))
     flips = [each for each in judged if each.flips]
     columns = ("captured at", "camera", "seq", "picture", "was", "is", "score was", "score is")
     table = verdict_table(folder, columns)

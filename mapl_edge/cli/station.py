@@ -11,9 +11,11 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from mapl_edge.calibration import percent
 from mapl_edge.config import MAX_THREADS, CameraConfig, StationConfig, TriggerConfig
 from mapl_edge.engine import Engine
 from mapl_edge.errors import OutputError
+from mapl_edge.masks import InspectedArea
 from mapl_edge.verdict import Policy
 
 if TYPE_CHECKING:  # runtime loads engines' libraries; commands import it when they need it
@@ -21,7 +23,7 @@ if TYPE_CHECKING:  # runtime loads engines' libraries; commands import it when t
     from mapl_edge.runtime.camera_gate import CameraGate
     from mapl_edge.runtime.loaded import Loaded
 from mapl_edge.cli.app import CALIBRATED, EngineOption, app, people
-from mapl_edge.cli.common import only_bundle_here, station_from_yaml, stop_on_signals
+from mapl_edge.cli.common import area_of, only_bundle_here, station_from_yaml, stop_on_signals
 
 
 @app.command(epilog="Example: mapl-edge run bottle.mapl --source data/bottle/test --out verdicts.jsonl --budget-ms 200")
@@ -74,6 +76,9 @@ def run(
     wanted = Wanted(engine_wanted, station.threads if threads is None else threads, CALIBRATED, require_signature)
     tell = partial(people.print, markup=False)
     loaded = {path: loaded_bundle(path, wanted, tell) for path in dict.fromkeys(paths)}
+    areas = [
+        area_of(loaded[path].bundle, loaded[path].calibration, each) for each, path in zip(cameras, paths, strict=True)
+    ]
     alone, keep = len(cameras) == 1, store or station.store.folder
     with stop_on_signals() as stop, ExitStack() as at_end:
         engines = {
@@ -107,8 +112,8 @@ def run(
             _gate(each, loaded[path], sources.get(i)) for i, (each, path) in enumerate(zip(cameras, paths, strict=True))
         ]
         inspectors = [
-            _inspector(engines[path], loaded[path], gate, station, budget)
-            for path, gate, budget in zip(paths, gates, budgets, strict=True)
+            _inspector(engines[path], loaded[path], gate, area, station, budget)
+            for path, gate, area, budget in zip(paths, gates, areas, budgets, strict=True)
         ]
         systemd = SystemdSink()
         at_end.callback(systemd.close)
@@ -186,6 +191,7 @@ def _inspector(
     engine: Engine | Watchdog,
     loaded: Loaded,
     gate: CameraGate | None,
+    area: InspectedArea | None,
     station: StationConfig,
     budget_ms: float | None,
 ) -> Inspects:
@@ -193,7 +199,7 @@ def _inspector(
     from mapl_edge.runtime import DeadlineInspector, Watchdog
 
     policy = Policy(station.on_late, station.on_error)
-    inspector_of = loaded.inspector_of(policy, gate)
+    inspector_of = loaded.inspector_of(policy, gate, area)
     if not isinstance(engine, Watchdog):
         return inspector_of(engine)
     return DeadlineInspector(engine, inspector_of, budget_ms or float("inf"), policy)
@@ -248,6 +254,9 @@ def _tell_bundle(loaded: Loaded, which: str) -> None:
     people.print(f"{which}{loaded.engine.name}, {loaded.proof.ms:.1f} ms a frame", markup=False)
     calibration = loaded.calibration
     people.print(f"{which}limit {calibration.limits.fail:.6g}: {calibration.promise}", markup=False)
+    if calibration.pixel_promise is not None and calibration.limits.pixel is not None:
+        shown = f"{percent(calibration.pixel_promise.achieved)} of good parts have a region above it"
+        people.print(f"{which}pixel limit {calibration.limits.pixel.limit:.6g}: at most {shown}", markup=False)
     if note := calibration.note_on(loaded.proof.engine):
         people.print(note)
 

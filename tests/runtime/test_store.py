@@ -500,10 +500,11 @@ def test_a_newer_schema_is_refused(tmp_path: Path) -> None:
     with opened(tmp_path):
         pass
     with closing(sqlite3.connect(tmp_path / DATABASE)) as connection:
-        connection.execute(f"PRAGMA user_version = {len(MIGRATIONS) + 1}")
+        newer = len(MIGRATIONS) + 1
+        connection.execute(f"PRAGMA user_version = {newer}")
     before = (tmp_path / DATABASE).read_bytes()
 
-    with pytest.raises(DataError, match=r"schema 4 is newer than this version reads \(3\); update mapl-edge"):
+    with pytest.raises(DataError, match=rf"schema {newer} is newer than this version reads \({newer - 1}\); update"):
         opened(tmp_path, "r2")
     with pytest.raises(DataError, match="newer"), open_history(tmp_path):
         pass

@@ -1,0 +1,24 @@
+"""Overlay: regions and masks drawn on a picture of the anomaly map's size."""
+
+from __future__ import annotations
+
+import cv2
+import numpy as np
+
+from mapl_edge.arrays import UInt8Array
+from mapl_edge.judge import Judgement
+
+REGION_BGR = (255, 255, 255)
+SHADE = 0.35  # of its brightness is left to an ignored place
+
+
+def marked(picture: UInt8Array, judgement: Judgement | None) -> UInt8Array:
+    """A copy with ignored places darkened and regions outlined, uint8 (H, W, 3), BGR; `picture` where there is none."""
+    if judgement is None or (judgement.ignored is None and not judgement.outlines):
+        return picture
+    drawn = picture.copy()
+    if judgement.ignored is not None:
+        drawn[judgement.ignored] = (drawn[judgement.ignored] * SHADE).astype(np.uint8)
+    lines = [np.round(outline * 16 - 8).astype(np.int32)[:, None] for outline in judgement.outlines]  # pixel centres
+    cv2.polylines(drawn, lines, True, REGION_BGR, 1, cv2.LINE_AA, shift=4)
+    return drawn
