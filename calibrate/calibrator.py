@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import getpass
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timezone
@@ -31,6 +30,7 @@ from mapl_edge.part_statistics import PartStatistics, part_statistics
 from mapl_edge.placement import placement
 from mapl_edge.prepare import prepare
 from mapl_edge.regions import region_level
+from mapl_edge.user import user_name
 from mapl_edge.verdict import utc_text
 
 
@@ -137,7 +137,7 @@ def calibrate_parts(
         Calibration(
             version=_previous_version(bundle) + 1,
             created_at=utc_text(datetime.now(timezone.utc)),
-            created_by=_user(),
+            created_by=user_name(),
             model_digest=bundle.digest,
             limits=decision.limits,
             promise=decision.promise,
@@ -187,7 +187,7 @@ def roll_back(bundle: Bundle, version: int) -> Calibration:
         update={
             "version": max(one.version for one in history) + 1,
             "created_at": utc_text(datetime.now(timezone.utc)),
-            "created_by": _user(),
+            "created_by": user_name(),
             "note": f"rollback to version {version}",
         }
     )
@@ -213,7 +213,7 @@ def set_limits(bundle: Bundle, limits: Limits) -> Calibration:
             "schema_version": CALIBRATION_SCHEMA,
             "version": _previous_version(bundle) + 1,
             "created_at": utc_text(datetime.now(timezone.utc)),
-            "created_by": _user(),
+            "created_by": user_name(),
             "limits": limits,
             "rule": "own",
             "promise": promise_of_any_limit(now.scores, limits.fail, now.promise.confidence),
@@ -257,10 +257,3 @@ def _previous_version(bundle: Bundle) -> int:
         return calibration_from_file(bundle.calibration_path).version
     except BundleError:  # none yet, or one that nobody can read: this one replaces it
         return 0
-
-
-def _user() -> str:
-    try:
-        return getpass.getuser()
-    except (KeyError, OSError):
-        return "unknown"

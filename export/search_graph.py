@@ -19,8 +19,11 @@ import onnx
 from onnx import NodeProto, helper, numpy_helper
 
 from mapl_edge.arrays import AnyArray
+from mapl_edge.errors import BundleError
+from mapl_edge.search import NEVER
 
 Form = Literal["float", "integer", "qdq"]
+_DOUBLED, _WHOLE, _BLOCKS = "search_doubled", "search_whole_squares", "search_blocks"
 _ZERO = 64  # of the queries' bytes: with values from 1 to 127, sums of two products fit 16 bits on any processor
 _CONSTANTS = {
     "search_step": np.float32(1),
@@ -63,18 +66,44 @@ def search_in_form(path: Path, out: Path, form: Form) -> bool:
     return True
 
 
+def add_to_search(model: Any, entries: int, codes: AnyArray) -> None:
+    """Let a graph in the form "integer" find more patches.
+
+    Args:
+        model: changed in place.
+        entries: how many patches it finds now.
+        codes: float32 (N, S), whole numbers: those to find too.
+
+    Raises:
+        BundleError: its search has another form.
+    """
+    constants = {i.name: i for i in model.graph.initializer}
+    if not {_DOUBLED, _WHOLE, _BLOCKS} <= constants.keys():
+        raise BundleError("its search cannot be added to: it is not as this version exports it; export the model again")
+    doubled, squares, blocks = (numpy_helper.to_array(constants[name]) for name in (_DOUBLED, _WHOLE, _BLOCKS))
+    block, total = int(blocks[-1]), entries + len(codes)
+    made = np.zeros((len(doubled), total + -total % block), np.int8)
+    made[:, :entries], made[:, entries:total] = doubled[:, :entries], -2 * codes.T
+    away = np.full(made.shape[1], NEVER, np.int32)
+    away[:entries], away[entries:total] = squares[:entries], np.square(codes).sum(1)
+    for name, value in ((_DOUBLED, made), (_WHOLE, away), (_BLOCKS, np.array([-1, made.shape[1] // block, block]))):
+        constants[name].CopyFrom(numpy_helper.from_array(value, name))
+
+
 @dataclass(frozen=True)
 class _Search:
     """What |x - m|² - |x|² is computed by.
 
     Attributes:
         nodes: that do it now, in order.
+        blocks: the node that lays its distances out in blocks.
         queries, distances: names of what comes in and goes out.
         codes: float32 (S, K), whole numbers.
         squares: float32 (K,), |m|².
     """
 
     nodes: list[NodeProto]
+    blocks: NodeProto
     queries: str
     distances: str
     codes: AnyArray
@@ -88,16 +117,16 @@ def _search_of(model: Any) -> _Search | None:
     minima = next((node for node in model.graph.node if node.op_type == "ReduceMin"), None)
     blocks = None if minima is None else made_by.get(minima.input[0])
     last = None if blocks is None else made_by.get(blocks.input[0])
-    if last is None:
+    if last is None or blocks is None:
         return None
     if last.op_type == "Gemm":
         codes, squares = (numpy_helper.to_array(constants[name]) for name in last.input[1:])
-        return _Search([last], last.input[0], last.output[0], codes, squares)
+        return _Search([last], blocks, last.input[0], last.output[0], codes, squares)
     product = made_by[last.input[0]]  # Add(MatMulInteger(QuantizeLinear(queries), -2 codes), squares)
     narrow = made_by[product.input[0]]
     doubled, squares = (numpy_helper.to_array(constants[name]) for name in (product.input[1], last.input[1]))
     codes = (doubled / -2).astype(np.float32)
-    return _Search([narrow, product, last], narrow.input[0], last.output[0], codes, squares.astype(np.float32))
+    return _Search([narrow, product, last], blocks, narrow.input[0], last.output[0], codes, squares.astype(np.float32))
 
 
 def _written(search: _Search, form: Form, graph: Any) -> list[NodeProto]:
@@ -113,9 +142,11 @@ def _written(search: _Search, form: Form, graph: Any) -> list[NodeProto]:
     if form == "float":
         codes, squares = constant("search_codes", search.codes), constant("search_squares", search.squares)
         return [node("Gemm", [search.queries, codes, squares], search.distances, alpha=-2.0)]
-    doubled = constant("search_doubled", (-2 * search.codes).astype(np.int8))
+    doubled = constant(_DOUBLED, (-2 * search.codes).astype(np.int8))
     if form == "integer":
-        whole = constant("search_whole_squares", search.squares.astype(np.int32))
+        shape = next(numpy_helper.to_array(i) for i in graph.initializer if i.name == search.blocks.input[1])
+        search.blocks.input[1] = constant(_BLOCKS, shape)
+        whole = constant(_WHOLE, search.squares.astype(np.int32))
         return [
             node("QuantizeLinear", [search.queries, step, middle], "search_bytes"),
             node("MatMulInteger", ["search_bytes", doubled, middle, zero], "search_product"),

@@ -11,7 +11,9 @@
       golden.npz         prepared pictures with the reference's raw scores and maps
       memory/NNN.jpg     the memory's normal pictures, to show beside a reject
       validation/*.jpg   held-out normals and simulated defects on them: what a lower precision costs
+      teach/             good parts taught later, and what of the bundle they replaced (mapl_edge.export.teach)
       engines/NAME/      engines made for a library, device or precision (mapl_edge.engine_record); not in the manifest
+      defects/           pictures labelled as defects on the station, each named by its SHA-256; not in the manifest
       calibration.yaml   thresholds; not in the manifest
 
 What is not in the manifest may come and go; the model and its digest stay. Nothing is unpickled. A file is opened only
@@ -49,6 +51,7 @@ ENGINES = "engines"
 VALIDATION = "validation"
 GOLDEN = "golden.npz"
 CALIBRATION = "calibration.yaml"
+DEFECTS = "defects"
 
 
 class MemorySummary(BaseModel):
@@ -287,7 +290,7 @@ def write_manifest(folder: Path, **fields: Any) -> Manifest:
 def _files_in(folder: Path) -> set[str]:
     """What the manifest must list: all but itself, its seal and signature, and what may change."""
     files = {file.relative_to(folder).as_posix() for file in folder.rglob("*") if file.is_file()}
-    files = {name for name in files if not name.startswith(f"{ENGINES}/")}
+    files = {name for name in files if not name.startswith((f"{ENGINES}/", f"{DEFECTS}/"))}
     return files - {MANIFEST, SEAL, SIGNATURE, CALIBRATION}
 
 

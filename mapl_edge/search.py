@@ -14,6 +14,8 @@ import numpy as np
 from mapl_edge.arrays import FloatArray, IntArray
 from mapl_edge.errors import BackendError, BackendUnavailable, BundleError, ContractMismatch
 
+CODE = 63  # codes are whole numbers up to this: products of two such bytes add up without overflow on any processor
+NEVER = 10**9  # a squared distance that no code has
 RECALL = 0.99  # of an approximate index: how often it must find what exact search finds
 AIM = 0.995  # what is set for, so that other queries reach RECALL too
 REFINED = 8  # candidates of the quantised search that are compared exactly
@@ -149,6 +151,19 @@ def index_from_vectors(vectors: FloatArray, samples: FloatArray | None = None) -
 def write_index(index: Any, path: Path) -> None:
     """Write an index in FAISS' own format (no pickle)."""
     path.write_bytes(_faiss().serialize_index(index).tobytes())
+
+
+def index_with(path: Path, vectors: FloatArray) -> Any:
+    """The index of a file with more vectors, float32 (N, S), behind those that it holds.
+
+    Raises:
+        BundleError: the file is damaged, or holds vectors of another length.
+    """
+    index = _read(_faiss(), path)
+    if index.d != vectors.shape[1]:
+        raise BundleError(f"{path}: has {index.d} numbers a vector, expected {vectors.shape[1]}; export again")
+    index.add(np.ascontiguousarray(vectors, np.float32))
+    return index
 
 
 def _new_ones(flat: Any, samples: FloatArray) -> tuple[FloatArray, IntArray]:

@@ -75,6 +75,7 @@ class Wanted:
     Attributes:
         last: so many of the newest.
         with_picture: only those whose picture is kept.
+        seq, run: of this number, of this run.
     """
 
     last: int | None = None
@@ -82,6 +83,8 @@ class Wanted:
     since: datetime | None = None
     camera: str | None = None
     with_picture: bool = False
+    seq: int | None = None
+    run: str | None = None
 
 
 class History:
@@ -97,6 +100,8 @@ class History:
             ("outcome = ?", wanted.verdict.value if wanted.verdict else None),
             ("captured_us >= ?", microseconds(wanted.since) if wanted.since else None),
             ("camera = ?", wanted.camera),
+            ("shots.seq = ?", wanted.seq),
+            ("run = ?", wanted.run),
         ):
             if value is not None:
                 clauses.append(clause)

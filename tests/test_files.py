@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 from mapl_edge.errors import OutputError
-from mapl_edge.files import check_absent, new_file, new_folder, sha256_of
+from mapl_edge.files import _exchange, check_absent, new_file, new_folder, sha256_of
 
 MARKER = "a.txt"
 AS_ROOT = hasattr(os, "geteuid") and os.geteuid() == 0
@@ -139,12 +139,27 @@ def test_failed_exchange_keeps_the_old_folder(code: int, tmp_path: Path, monkeyp
         rename(source, target)
 
     monkeypatch.setattr(os, "rename", refuse_the_new_one)
+    monkeypatch.setattr("mapl_edge.files._exchange", lambda *_: False)
     with pytest.raises((OutputError, OSError)):
         write_folder(tmp_path / "out", overwrite=True)
 
     assert (tmp_path / "out").is_dir(), f"the old folder is gone, left: {everything_in(tmp_path)}"
     assert content(tmp_path / "out") == "old"
     assert everything_in(tmp_path) == ["out"]
+
+
+def test_folder_is_replaced_in_one_step(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Two renames would leave a moment without the folder, in which a kill loses it."""
+    for name in ("one", "other"):
+        (tmp_path / name).mkdir()
+    if not _exchange(tmp_path / "one", tmp_path / "other"):
+        pytest.skip("this file system cannot exchange two names")
+    write_folder(tmp_path / "out", "old")
+    monkeypatch.setattr(os, "rename", lambda *_: pytest.fail("renamed"))
+
+    write_folder(tmp_path / "out", overwrite=True)
+    assert content(tmp_path / "out") != "old"
+    assert everything_in(tmp_path) == ["one", "other", "out"]
 
 
 REFUSALS = {
@@ -186,6 +201,7 @@ def test_disk_that_fills_up_is_told(
     else:
         names = {"fsync": "fsync", "rename or replace": "rename" if new is new_marked_folder else "replace"}
         monkeypatch.setattr(os, names[call], full)
+        monkeypatch.setattr("mapl_edge.files._exchange", lambda *_: False)
     with pytest.raises(OutputError, match="the disk is full"):
         write(out, overwrite=True)
 

@@ -18,10 +18,10 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from mapl_edge.model.coreset import cluster_centres, coreset
+from mapl_edge.search import CODE, NEVER
 
 CANDIDATES = 100_000  # patches that a reduction chooses from; more take minutes and change little
 SEARCH_DIMS = 64  # of the principal components that patches are searched by
-CODE = 63  # codes are whole numbers up to this: products of two such bytes add up without overflow on any processor
 BLOCK = 64  # patches whose nearest is found first, before the nearest block: minima are faster than their places
 
 
@@ -183,7 +183,7 @@ class PatchMemory(Memory):
         self.register_buffer("mean", torch.zeros(dims))
         self.register_buffer("basis", torch.zeros(dims, min(SEARCH_DIMS, dims)))
         self.register_buffer("codes", torch.zeros(min(SEARCH_DIMS, dims), patches + -patches % BLOCK))
-        self.register_buffer("squares", torch.full((self.codes.shape[1],), 1e9))
+        self.register_buffer("squares", torch.full((self.codes.shape[1],), float(NEVER)))
 
     def fill(self, features: Sequence[Tensor], sources: Tensor) -> None:
         """See `Memory`. Where there are fewer patches than the memory holds, the last is repeated."""
@@ -207,8 +207,7 @@ class PatchMemory(Memory):
             chosen = picked[kept]
             per_picture = features[1].shape[2] * features[1].shape[3]
             self.descriptors.copy_(described[chosen])
-            self.codes[:, : self.size] = self._coded(self.descriptors).T
-            self.squares[: self.size] = self.vectors().square().sum(1)
+            self._index()
             self.source.copy_(sources[chosen // per_picture])
             first = 0
             for one in _in_batches(features):  # a batch at a time: all columns at once would be gigabytes
@@ -273,6 +272,11 @@ class PatchMemory(Memory):
         x = torch.linspace(-1, 1, w).view(1, 1, 1, w).expand(b, 1, h, w)
         weight = self.position_weight * self.place_unit
         return torch.cat([found, weight * y, weight * x], dim=1)
+
+    def _index(self) -> None:
+        """Codes of the descriptors that are there now."""
+        self.codes[:, : self.size] = self._coded(self.descriptors).T
+        self.squares[: self.size] = self.vectors().square().sum(1)
 
     def _coded(self, rows: Tensor) -> Tensor:
         return ((rows - self.mean) @ self.basis).round().clamp(-CODE, CODE)  # (N, E) → (N, S)

@@ -302,8 +302,7 @@ def test_what_is_left_out_changes_nothing_else() -> None:
     without_first = PatchMemory(3 * 24, CHANNELS)
     state = {k: v[memory.source != 0] if len(v.shape) and len(v) == 96 else v for k, v in memory.state_dict().items()}
     without_first.load_state_dict({k: v for k, v in state.items() if k not in ("codes", "squares")}, strict=False)
-    without_first.codes[:, :72] = memory.vectors()[memory.source != 0].T
-    without_first.squares[:72] = without_first.vectors().square().sum(1)
+    without_first._index()
 
     excluded, smaller = memory.match(x, exclude=torch.zeros(4, dtype=torch.int64)), without_first.match(x)
 
