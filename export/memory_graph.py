@@ -34,11 +34,13 @@ class Entries:
         features: float32 (N, D): columns of a patch memory, flattened pyramids of an image memory.
         descriptors: float32 (N, E) of a patch memory; (N, 0) of an image memory.
         source: int64 (N,): which normal picture an entry is from.
+        spread: float32 (N,) of a patch memory: see `PatchMemory`; (0,) of an image memory.
     """
 
     features: FloatArray
     descriptors: FloatArray
     source: IntArray
+    spread: FloatArray
 
     def __len__(self) -> int:
         return len(self.source)
@@ -64,10 +66,11 @@ class Seen:
     levels: dict[str, FloatArray]
 
     def entries(self, places: IntArray, source: int) -> Entries:
-        """What the memory would hold of some places of this picture."""
+        """What the memory would hold of some places of this picture, if nothing were near them."""
         whole = not self.descriptors.shape[1]
         features = self.queries if whole else columns_of(*(level[0] for level in self.levels.values()))
-        return Entries(features[places], self.descriptors[places], np.full(len(places), source, dtype=np.int64))
+        lone = np.ones(0 if whole else len(places), np.float32)
+        return Entries(features[places], self.descriptors[places], np.full(len(places), source, dtype=np.int64), lone)
 
 
 class PlaceEncoder:
@@ -140,17 +143,19 @@ def memory_in(folder: Path, scope: str, entries: int) -> Entries:
         if tensor.dims and tensor.dims[0] == entries
     ]
     sources = [array for array in held if array.dtype == np.int64 and array.size == entries]
-    tables = sorted(
-        (array for array in held if array.dtype == np.float32 and array.ndim == 2), key=lambda array: array.shape[1]
+    floats = sorted(
+        (array.reshape(entries, -1) for array in held if array.dtype == np.float32), key=lambda array: array.shape[1]
     )
-    expected = 1 if scope == "image" else 2
-    if len(sources) != 1 or len(tables) != expected:
+    widths = [array.shape[1] for array in floats]
+    if len(sources) != 1 or len(floats) != (1 if scope == "image" else 3) or (scope == "patch" and widths[0] != 1):
         raise BundleError(
-            f"{path}: holds {len(tables)} tables and {len(sources)} lists of {entries} entries, expected {expected} "
-            "and 1: this memory cannot be added to; export the model again"
+            f"{path}: holds {len(sources)} lists of sources and tables {widths} wide of {entries} entries, expected "
+            f"one and {'one' if scope == 'image' else 'three'}: this memory cannot be added to; export the model again"
         )
-    descriptors = tables[0] if scope == "patch" else np.zeros((entries, 0), np.float32)
-    return Entries(tables[-1], descriptors, sources[0].reshape(-1))
+    spread, descriptors = np.zeros(0, np.float32), np.zeros((entries, 0), np.float32)
+    if scope == "patch":
+        spread, descriptors = floats[0][:, 0], floats[1]
+    return Entries(floats[-1], descriptors, sources[0].reshape(-1), spread)
 
 
 def add_entries(source: Path, made: Path, memory: Entries, more: Entries, codes: FloatArray | None) -> None:

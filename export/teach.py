@@ -56,7 +56,7 @@ from mapl_edge.judge import judge
 from mapl_edge.parity import Parity, require_parity
 from mapl_edge.picture import picture_from_file
 from mapl_edge.prepare import prepare
-from mapl_edge.search import RECALL, SearchIndex, index_with, write_index
+from mapl_edge.search import NEIGHBOURS, RECALL, SearchIndex, index_with, write_index
 from mapl_edge.user import user_name
 from mapl_edge.verdict import Outcome, utc_text
 
@@ -432,7 +432,11 @@ def _entries(
         seen = encoder(picture)
         chosen = _farthest_first(seen, vectors, patches)
         of_part = seen.entries(chosen, source)
-        vectors = np.concatenate([vectors, encoder.vectors(of_part)])
+        codes = encoder.vectors(of_part)
+        vectors = np.concatenate([vectors, codes])
+        if len(of_part.spread):
+            near = np.sort(_squares(codes, vectors), 1)[:, 1 : 1 + NEIGHBOURS]  # the first is the patch itself
+            of_part = replace(of_part, spread=np.sqrt(near).mean(1).clip(1).astype(np.float32))
         found.append(of_part)
     more = found[0]
     for few in found[1:]:

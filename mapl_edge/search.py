@@ -15,6 +15,7 @@ from mapl_edge.arrays import FloatArray, IntArray
 from mapl_edge.errors import BackendError, BackendUnavailable, BundleError, ContractMismatch
 
 CODE = 63  # codes are whole numbers up to this: products of two such bytes add up without overflow on any processor
+NEIGHBOURS = 5  # that tell how densely patches lie
 NEVER = 10**9  # a squared distance that no code has
 RECALL = 0.99  # of an approximate index: how often it must find what exact search finds
 AIM = 0.995  # what is set for, so that other queries reach RECALL too

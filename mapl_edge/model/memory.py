@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from mapl_edge.model.coreset import cluster_centres, coreset
-from mapl_edge.search import CODE, NEVER
+from mapl_edge.search import CODE, NEIGHBOURS, NEVER
 
 CANDIDATES = 100_000  # patches that a reduction chooses from; more take minutes and change little
 SEARCH_DIMS = 64  # of the principal components that patches are searched by
@@ -31,7 +31,8 @@ class Match:
 
     Attributes:
         values: m, float32 (B, C, H, W) for each level: the features of the nearest normal.
-        distance: float32 (B, 1, H/8, W/8): between the descriptors of x and m at each place of stride 8.
+        distance: float32 (B, 1, H/8, W/8): between the descriptors of x and m at each place of stride 8; from a patch
+            memory measured by how far its own patches lie from each other there.
         sources: int64 (B, H/8, W/8): which normal picture m is from at each place.
     """
 
@@ -150,6 +151,7 @@ class PatchMemory(Memory):
         codes: float32 (S, 64·n), whole numbers from -63 to 63: a column for each of the same places, zeros up to a
             whole number of blocks.
         squares: float32 (64·n,): |m|² of each column, and where there is no place more than any can have.
+        spread: float32 (K,), in steps of the code: mean distance of a patch to the five nearest others, at least 1.
         mean, basis: float32 (E,), (E, S): a code is (descriptor - mean) @ basis, rounded.
         position_weight: how much a patch's place counts: its distance from the middle of the picture, at most 1 in
             each direction, times the descriptors' standard deviation over all places, times this.
@@ -160,6 +162,7 @@ class PatchMemory(Memory):
     descriptors: Tensor
     codes: Tensor
     squares: Tensor
+    spread: Tensor
     mean: Tensor
     basis: Tensor
     place_unit: Tensor
@@ -183,6 +186,7 @@ class PatchMemory(Memory):
         self.register_buffer("mean", torch.zeros(dims))
         self.register_buffer("basis", torch.zeros(dims, min(SEARCH_DIMS, dims)))
         self.register_buffer("codes", torch.zeros(min(SEARCH_DIMS, dims), patches + -patches % BLOCK))
+        self.register_buffer("spread", torch.ones(patches))
         self.register_buffer("squares", torch.full((self.codes.shape[1],), float(NEVER)))
 
     def fill(self, features: Sequence[Tensor], sources: Tensor) -> None:
@@ -277,6 +281,12 @@ class PatchMemory(Memory):
         """Codes of the descriptors that are there now."""
         self.codes[:, : self.size] = self._coded(self.descriptors).T
         self.squares[: self.size] = self.vectors().square().sum(1)
+        count = min(1 + NEIGHBOURS, self.size)
+        some = torch.split(self.vectors(), 1024)  # all at once would be gigabytes where there are many
+        near = [torch.cdist(few, self.vectors()).topk(count, largest=False).values for few in some]
+        self.spread.copy_(
+            torch.cat(near)[:, 1:].mean(1).nan_to_num(1.0).clamp_min(1.0)
+        )  # the first is the patch itself
 
     def _coded(self, rows: Tensor) -> Tensor:
         return ((rows - self.mean) @ self.basis).round().clamp(-CODE, CODE)  # (N, E) → (N, S)
@@ -288,7 +298,7 @@ class PatchMemory(Memory):
     def _at(self, features: Sequence[Tensor], index: Tensor, described: Tensor) -> Match:
         b, _, h, w = features[1].shape
         index = index.view(-1)  # (B·h·w,)
-        distance = (_places(described) - self.descriptors[index]).square().sum(1).sqrt()
+        distance = (_places(described) - self.descriptors[index]).square().sum(1).div(self.spread[index]).sqrt()
         columns = self.columns[index].view(b, h, w, -1).permute(0, 3, 1, 2)  # (B, D, h, w)
         c1, c2, _ = self.channels
         fine, middle, coarse = columns[:, : 4 * c1], columns[:, 4 * c1 : 4 * c1 + c2], columns[:, 4 * c1 + c2 :]

@@ -142,13 +142,19 @@ def test_graphs_answer_as_a_model_with_the_entries_in_its_memory(
     detector = Detector(checkpoint.detector.encoder, empty_memory(TINY, checkpoint.detector.encoder.channels, 5), TINY)
     memory = PatchMemory(150, checkpoint.detector.encoder.channels)
     state = checkpoint.detector.state_dict()
-    for name, key in (("columns", "features"), ("descriptors", "descriptors"), ("source", "source")):
+    for name, key in (
+        ("columns", "features"),
+        ("descriptors", "descriptors"),
+        ("source", "source"),
+        ("spread", "spread"),
+    ):
         state[f"memory.{name}"] = torch.cat([state[f"memory.{name}"], torch.from_numpy(delta[key])])
     detector.memory = memory
     detector.load_state_dict(
         {k: v for k, v in state.items() if k not in ("memory.codes", "memory.squares")}, strict=False
     )
     memory._index()
+    memory.spread.copy_(state["memory.spread"])
     detector.eval()
 
     with FusedEngine(bundle.model_path) as engine:
@@ -179,6 +185,7 @@ def test_entries_read_from_the_graphs_are_the_models(bundle: Bundle, checkpoint:
     np.testing.assert_array_equal(found.features, memory.columns.numpy())
     np.testing.assert_array_equal(found.descriptors, memory.descriptors.numpy())
     np.testing.assert_array_equal(found.source, memory.source.numpy())
+    np.testing.assert_array_equal(found.spread, memory.spread.numpy())
     vectors = PlaceEncoder(bundle.path, "patch").vectors(found)
     np.testing.assert_array_equal(vectors, memory.vectors().numpy())
 

@@ -193,7 +193,8 @@ def test_patch_search_is_that_of_faiss(position_weight: float, patches: int) -> 
     _, nearest = index.search(memory.queries(x).flatten(0, 1).numpy(), 1)
     between = described - memory.descriptors[nearest[:, 0]]
     assert match.sources.flatten().tolist() == memory.source[nearest[:, 0]].tolist()
-    np.testing.assert_allclose(match.distance.flatten().numpy(), between.norm(dim=1).numpy(), rtol=1e-5)
+    expected = between.norm(dim=1) / memory.spread[nearest[:, 0]].sqrt()
+    np.testing.assert_allclose(match.distance.flatten().numpy(), expected.numpy(), rtol=1e-5)
     assert len(set(nearest[:, 0].tolist())) > min(10, patches // 2), "otherwise the test says little"
 
 
@@ -203,6 +204,7 @@ def test_where_all_components_are_kept_the_patch_is_nearest_up_to_rounding() -> 
     memory = patch_memory(stored)
     patches, places = (slow_descriptors(levels).transpose(0, 2, 3, 1).reshape(-1, 12) for levels in (stored, x))
     step = 1 / float(memory.basis.norm(dim=0)[0])
+    memory.spread.fill_(1)
     off = []
 
     match = memory.match(x)
@@ -212,6 +214,21 @@ def test_where_all_components_are_kept_the_patch_is_nearest_up_to_rounding() -> 
         off.append(float(distance) - least)
         assert -1e-5 < off[-1] <= 2 * np.sqrt(12) * step
     assert float(np.mean(off)) < 0.1 * step, "hardly ever another patch than the nearest"
+
+
+def test_spread_is_the_mean_distance_to_the_five_nearest() -> None:
+    """By scikit-learn; of a lone patch, and of one that is there several times, a step."""
+    from sklearn.neighbors import NearestNeighbors
+
+    stored = features(12, 0)
+    memory, lone, copies = patch_memory(stored, 80), patch_memory(stored, 1), PatchMemory(7, CHANNELS)
+    copies.fill([torch.zeros_like(level[:1]) for level in stored], torch.zeros(1, dtype=torch.int64))
+
+    distances, _ = NearestNeighbors(n_neighbors=6).fit(memory.vectors()).kneighbors(memory.vectors())
+
+    np.testing.assert_allclose(memory.spread.numpy(), np.maximum(distances[:, 1:].mean(1), 1), rtol=1e-5)
+    assert lone.spread.tolist() == [1.0]
+    assert copies.spread.tolist() == [1.0] * 7
 
 
 def test_codes_are_whole_numbers_that_bytes_can_multiply() -> None:
@@ -303,6 +320,9 @@ def test_what_is_left_out_changes_nothing_else() -> None:
     state = {k: v[memory.source != 0] if len(v.shape) and len(v) == 96 else v for k, v in memory.state_dict().items()}
     without_first.load_state_dict({k: v for k, v in state.items() if k not in ("codes", "squares")}, strict=False)
     without_first._index()
+
+    memory.spread.fill_(1)
+    without_first.spread.fill_(1)
 
     excluded, smaller = memory.match(x, exclude=torch.zeros(4, dtype=torch.int64)), without_first.match(x)
 
