@@ -28,11 +28,16 @@ FIGURES = ("image_auroc", "image_ap", "image_f1_max", "pixel_auroc", "pixel_ap",
 
 @dataclass(frozen=True, slots=True)
 class ScoredPicture:
-    """One picture's result; `outcome` is None while there are no limits."""
+    """One picture's result; `outcome` is None while there are no limits.
+
+    Attributes:
+        has_region: whether regions alone fail the part.
+    """
 
     sample: Sample
     score: float
     outcome: Outcome | None
+    has_region: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -127,7 +132,7 @@ def evaluate(
             raise BackendError(f"{sample.path}: the model gave a score of {reading.score}; train or export again")
         judged = judge(reading, image.shape[:2]) if judge else None
         score, outcome = (judged.score, judged.outcome) if judged else (reading.score, None)
-        results.append(ScoredPicture(sample, score, outcome))
+        results.append(ScoredPicture(sample, score, outcome, bool(judged and judged.regions)))
         mask = prepared_mask(sample, contract, image.shape[:2])
         if mask is not None:
             drawn.append(not sample.is_good)

@@ -14,7 +14,10 @@ import numpy as np
 
 from mapl_edge.bundle import Bundle, open_bundle
 from mapl_edge.calibrate import calibrate_bundle
-from mapl_edge.calibrate.report import Reject, RunRow, html_from_run
+from mapl_edge.calibrate.audit import audit
+from mapl_edge.calibrate.labelled import Part, labelled_from_parts
+from mapl_edge.calibrate.report import Report
+from mapl_edge.calibrate.shown_part import ShownPart, pictures_of
 from mapl_edge.config import TrainConfig
 from mapl_edge.dataset import good_samples
 from mapl_edge.engine_record import plain_engine
@@ -22,7 +25,6 @@ from mapl_edge.export import bundle_from_checkpoint
 from mapl_edge.files import check_absent, new_folder
 from mapl_edge.frame import Frame
 from mapl_edge.model.train import train
-from mapl_edge.prepare import prepare
 from mapl_edge.runtime import FusedEngine, Inspection, Inspector, JsonLines, engine_of, run, source_from_uri
 from mapl_edge.runtime.inspector import look
 from mapl_edge.testing.line import SyntheticLine
@@ -30,7 +32,7 @@ from mapl_edge.verdict import Outcome
 
 N_TRAIN, N_CALIBRATE = 100, 300
 MAX_FALSE_REJECT = 0.03
-STRONGEST = 10
+MOST_SHOWN = 10
 REPORT = "report.html"
 
 
@@ -86,57 +88,69 @@ def demo(
             verdicts = JsonLines(work / "verdicts.jsonl", {"run": "demo", "camera": "line"})
             source = source_from_uri(f"line:?parts={parts}&seed={seed}&start={next_part}")
             run(source, inspector, [verdicts, collector])
-        page = html_from_run(
-            "mapl-edge demo", _facts(bundle), collector.rows, bundle.calibration.limits.fail, collector.rejects(bundle)
+        report = Report(
+            "mapl-edge demo",
+            audit(bundle, f"mapl-edge demo --parts {parts} --seed {seed} --steps {steps}", engine.name),
+            calibration,
+            bundle.calibration_history,
+            labelled_from_parts(collector.parts),
+            "the synthetic line, whose parts name their defect",
+            worst_false_rejects=collector.shown(bundle, good=True, passed=False),
+            worst_misses=collector.shown(bundle, good=False, passed=True),
+            strongest_finds=collector.shown(bundle, good=False, passed=False),
+            latency_ms=tuple(collector.latency_ms),
         )
-        (work / REPORT).write_text(page, encoding="utf-8")
-    good = [row.outcome is Outcome.PASS for row in collector.rows if row.label == "good"]
-    bad = [row.outcome is Outcome.FAIL for row in collector.rows if row.label != "good"]
+        (work / REPORT).write_text(report.html(), encoding="utf-8")
+    good = [part.outcome is Outcome.PASS for part in collector.parts if part.is_good]
+    bad = [part.outcome is Outcome.FAIL for part in collector.parts if not part.is_good]
     return DemoResult(float(np.mean(good)), float(np.mean(bad)), len(good), len(bad), out / REPORT)
 
 
 class _Collector:
-    """A sink that keeps a row of every verdict and the strongest rejects."""
+    """A sink that keeps every verdict, and the worst parts of each sort to look at."""
 
     def __init__(self, total: int, progress: Callable[[str, int, int], None]) -> None:
-        self.rows: list[RunRow] = []
-        self._strongest: list[Inspection] = []
+        self.parts: list[Part] = []
+        self.latency_ms: list[float] = []
+        self._worst: dict[tuple[bool, bool], list[Inspection]] = {
+            (True, False): [],
+            (False, True): [],
+            (False, False): [],
+        }
         self._total, self._progress = total, progress
 
     def emit(self, inspection: Inspection) -> None:
         verdict = inspection.verdict
         label = verdict.name.partition("-")[2]  # the line names its parts `000017-scratch`
         if verdict.score is not None:
-            self.rows.append(RunRow(label, verdict.outcome, verdict.score, verdict.stage_ms.total))
-        if verdict.outcome is Outcome.FAIL:
-            self._strongest.append(inspection)
-            self._strongest.sort(key=lambda i: -(i.verdict.score or 0.0))
-            del self._strongest[STRONGEST:]
+            part = Part(verdict.name, label, verdict.score, verdict.outcome, bool(verdict.regions))
+            self.parts.append(part)
+            self.latency_ms.append(verdict.stage_ms.total)
+            passed = verdict.outcome is Outcome.PASS
+            worst = self._worst.get((part.is_good, passed))
+            if worst is not None:
+                worst.append(inspection)
+                worst.sort(key=lambda i: (i.verdict.score or 0.0) * (1 if passed else -1))
+                del worst[MOST_SHOWN:]
         self._progress("inspecting", verdict.seq + 1, self._total)
 
     def close(self) -> None:
         pass
 
-    def rejects(self, bundle: Bundle) -> list[Reject]:
-        return [
-            Reject(
-                f"{i.verdict.name}: score {i.verdict.score:.3f}",
-                prepare(i.shot.image, bundle.contract),
-                i.reading.map,
-                bundle.memory_picture(i.reading.nearest),
-                i.judgement,
+    def shown(self, bundle: Bundle, good: bool, passed: bool) -> tuple[ShownPart, ...]:
+        """The worst good or defective parts that passed, or did not."""
+        return tuple(
+            ShownPart(
+                name=i.verdict.name,
+                label=i.verdict.name.partition("-")[2],
+                verdict=i.verdict.outcome.value,
+                score=i.verdict.score,
+                p_value=i.verdict.p_value,
+                sha256="",
+                nearest=i.reading.nearest,
+                regions=tuple(region.as_json() for region in i.verdict.regions),
+                pictures=pictures_of(i.shot.image, i.reading, i.judgement, bundle),
             )
-            for i in self._strongest
+            for i in self._worst[good, passed]
             if isinstance(i.shot, Frame) and i.reading is not None
-        ]
-
-
-def _facts(bundle: Bundle) -> list[tuple[str, str]]:
-    training = bundle.manifest.training
-    return [
-        ("bundle", bundle.digest[:12]),
-        ("trained on", f"{training['pictures']['train']} good parts in {training['seconds']:.0f} s"),
-        ("memory", f"{bundle.manifest.memory.samples} of scope {bundle.manifest.memory.scope}"),
-        ("limit", f"{bundle.calibration.limits.fail:.4f}"),
-        ("promise", str(bundle.calibration.promise)),
-    ]
+        )

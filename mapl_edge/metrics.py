@@ -32,6 +32,25 @@ def average_precision(positive: npt.ArrayLike, scores: npt.ArrayLike) -> float:
     return float(np.sum(np.diff(tp / tp[-1]) * precision))
 
 
+def roc_curve(positive: npt.ArrayLike, scores: npt.ArrayLike) -> tuple[Float64Array, Float64Array]:
+    """False and true positive rate at each distinct threshold, from none to all. Empty unless both classes exist."""
+    y, s = _flat(positive, scores)
+    tp, fp = _cumulated(s, y.astype(np.float64), (~y).astype(np.float64))
+    if tp[-1] == 0 or fp[-1] == 0:
+        return tp[:0], fp[:0]
+    return fp / fp[-1], tp / tp[-1]
+
+
+def precision_recall_curve(positive: npt.ArrayLike, scores: npt.ArrayLike) -> tuple[Float64Array, Float64Array]:
+    """Recall and precision at every distinct threshold, from the highest down; begins with (0, 1). Empty without
+    positives."""
+    y, s = _flat(positive, scores)
+    tp, fp = _cumulated(s, y.astype(np.float64), (~y).astype(np.float64))
+    if tp[-1] == 0:
+        return tp[:0], fp[:0]
+    return tp / tp[-1], np.append(1.0, tp[1:] / (tp[1:] + fp[1:]))
+
+
 def f1_max(positive: npt.ArrayLike, scores: npt.ArrayLike) -> float:
     """The largest F1 over all thresholds. NaN without positives."""
     y, s = _flat(positive, scores)

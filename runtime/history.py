@@ -14,7 +14,7 @@ from typing import Any
 
 from mapl_edge.errors import BackendUnavailable, ConfigError
 from mapl_edge.files import new_file
-from mapl_edge.runtime.ledger import Ledger, alarms
+from mapl_edge.runtime.ledger import Ledger, alarms, ledger
 from mapl_edge.runtime.store_database import (
     DATABASE,
     connect,
@@ -122,6 +122,24 @@ class History:
     def alarms(self) -> list[Ledger]:
         """The runs that have ended and do not balance, oldest first."""
         return alarms(self._connection)
+
+    def accounts(self) -> list[Ledger]:
+        """The account of every run, oldest first."""
+        with database_errors(self._folder / DATABASE):
+            runs = self._connection.execute("SELECT run, camera FROM runs ORDER BY id").fetchall()
+            return [ledger(self._connection, run, camera) for run, camera in runs]
+
+    def counts_by_day(self) -> dict[str, dict[Outcome, int]]:
+        """How many verdicts of each outcome were given on each UTC day, oldest first; without those that retention has
+        deleted."""
+        found: dict[str, dict[Outcome, int]] = {}
+        with database_errors(self._folder / DATABASE):
+            for day, outcome, n in self._connection.execute(
+                """SELECT date(captured_us / 1000000, 'unixepoch') AS day, outcome, count(*) FROM shots
+                WHERE outcome IS NOT NULL GROUP BY day, outcome ORDER BY day"""
+            ):
+                found.setdefault(day, {})[Outcome(outcome)] = n
+        return found
 
     def _entry(self, run_id: int, run: str, camera: str, seq: int, picture: str, captured_us: int, *row: Any) -> Entry:
         outcome, score, threshold, latency_ms, stages, error, action, p_value, code, *more, has_map = row

@@ -8,8 +8,10 @@ import pytest
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from scipy import ndimage
-from sklearn.metrics import average_precision_score, precision_recall_curve, roc_auc_score
+from sklearn.metrics import auc, average_precision_score, precision_recall_curve, roc_auc_score
+from sklearn.metrics import roc_curve as sklearn_roc_curve
 
+from mapl_edge import metrics
 from mapl_edge.metrics import aupro, auroc, average_precision, f1_max
 
 Metric = Callable[..., float]
@@ -204,3 +206,27 @@ def test_aupro_refuses_maps_that_do_not_fit(map_shapes: list[tuple[int, int]]) -
 
     with pytest.raises(ValueError, match=r"shape|length"):
         aupro([mask], [np.zeros(shape, np.float32) for shape in map_shapes])
+
+
+@given(pairs=labelled_scores)
+@settings(max_examples=100, deadline=None)
+def test_curves_are_scikit_learns(pairs: list[tuple[bool, float]]) -> None:
+    """Every point, ties included; AUROC and AP are the areas under them."""
+    positive, scores = np.array([label for label, _ in pairs]), np.array([score for _, score in pairs])
+    assume(positive.any() and not positive.all())
+
+    fpr, tpr = metrics.roc_curve(positive, scores)
+    recall, precision = metrics.precision_recall_curve(positive, scores)
+
+    expected_fpr, expected_tpr, _ = sklearn_roc_curve(positive, scores, drop_intermediate=False)
+    np.testing.assert_allclose((fpr, tpr), (expected_fpr, expected_tpr), atol=1e-12)
+    expected_precision, expected_recall, _ = precision_recall_curve(positive, scores)
+    np.testing.assert_allclose((recall, precision), (expected_recall[::-1], expected_precision[::-1]), atol=1e-12)
+    assert auc(fpr, tpr) == pytest.approx(auroc(positive, scores), abs=1e-12)
+    assert np.sum(np.diff(recall) * precision[1:]) == pytest.approx(average_precision(positive, scores), abs=1e-12)
+
+
+def test_without_both_classes_there_is_no_curve() -> None:
+    """Nothing to draw, not a division by zero."""
+    assert len(metrics.roc_curve([True, True], [0.0, 1.0])[0]) == 0
+    assert len(metrics.precision_recall_curve([False, False], [0.0, 1.0])[0]) == 0

@@ -5,24 +5,28 @@ from pathlib import Path
 import cv2
 import numpy as np
 
-from mapl_edge.calibrate.report import Reject, html_from_run
+from mapl_edge.bundle import Bundle
+from mapl_edge.calibrate.shown_part import pictures_of
 from mapl_edge.calibration import Limits, PixelLimit
 from mapl_edge.clock import SystemClock
 from mapl_edge.config import StoreConfig
 from mapl_edge.contract import InputContract
 from mapl_edge.engine import Reading
 from mapl_edge.frame import Frame
-from mapl_edge.judge import Judge
+from mapl_edge.judge import Judge, Judgement
 from mapl_edge.masks import InspectedArea
 from mapl_edge.overlay import marked
 from mapl_edge.runtime import Inspection, Inspector, RunIdentity, open_store
 from mapl_edge.runtime.history import Wanted, open_history
 from mapl_edge.testing import FakeEngine
+from mapl_edge.verdict import Outcome
 
 CONTRACT = InputContract(size_hw=(64, 64))
 LIMITS = Limits(fail=2.0, pixel=PixelLimit(limit=0.5))
 IGNORED = np.zeros((64, 64), bool)
 IGNORED[:16] = True
+IGNORED_HERE = np.zeros((96, 64), bool)
+IGNORED_HERE[70:] = True
 SPOT = np.zeros((64, 64), np.float32)
 SPOT[30:40, 20:40] = 0.9
 GREY = np.full((64, 64, 3), 100, np.uint8)
@@ -86,19 +90,16 @@ def test_the_store_keeps_regions_and_draws_them(tmp_path: Path) -> None:
     assert drawn[:12].max() < 0.5 * drawn[50:].max()
 
 
-def test_the_report_draws_them() -> None:
-    """The page with a judgement is another one than that without."""
-    inspection = inspected()
-    rejects = [Reject("part", GREY, SPOT, GREY, judgement) for judgement in (inspection.judgement, None)]
+def test_the_report_draws_them(bundle: Bundle) -> None:
+    """Outlined and dark on the anomaly map, and not on the part itself."""
+    judged = Judgement(Outcome.FAIL, 3.0, outlines=(np.array([[10, 20], [30, 20], [30, 40]]),), ignored=IGNORED_HERE)
+    reading, image = Reading(3.0, np.zeros((96, 64), np.float32), 0), np.full((192, 128, 3), 100, np.uint8)
 
-    pages = [_heat_map(reject) for reject in rejects]
+    part, drawn, _ = (picture for _, picture in pictures_of(image, reading, judged, bundle))
+    _, plain, _ = (picture for _, picture in pictures_of(image, reading, None, bundle))
 
-    assert pages[0] != pages[1]
-
-
-def _heat_map(reject: Reject) -> str:
-    from mapl_edge.calibrate.report import RunRow
-    from mapl_edge.verdict import Outcome
-
-    page = html_from_run("t", [], [RunRow("good", Outcome.PASS, 0.1, 1.0)], 2.0, [reject])
-    return page.split("data:image/jpeg;base64,")[2]
+    assert (part == 100).all()
+    assert drawn.shape == plain.shape == (192, 128, 3)
+    assert drawn[40, 30:50].min() > plain.max() + 50, "the outline's upper side"
+    assert drawn[150:].max() < 0.5 * plain[150:].max(), "ignored"
+    assert (drawn[90:110] == plain[90:110]).all()

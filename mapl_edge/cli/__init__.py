@@ -3,7 +3,7 @@
 # The order of the modules is the order of the commands in --help.
 # isort: off
 from mapl_edge.cli.app import app, main
-from mapl_edge.cli import capture, make, limits, teach, station, records, measure, rehearse
+from mapl_edge.cli import capture, make, limits, teach, station, records, measure, report, rehearse
 # isort: on
 
-__all__ = ["app", "capture", "limits", "main", "make", "measure", "records", "rehearse", "station", "teach"]
+__all__ = ["app", "capture", "limits", "main", "make", "measure", "records", "rehearse", "report", "station", "teach"]
