@@ -163,6 +163,8 @@ class StationConfig(Section):
     engine_restarts: Annotated[int, Field(ge=0)] = 3
     """Starts of one engine within `restart_window_s`; then the next proven engine takes over."""
     restart_window_s: Annotated[float, Field(gt=0)] = 600.0
+    reload: bool = True
+    """Take over what changes in the bundle's folder while the station runs; False: only at SIGHUP."""
 
     @model_validator(mode="after")
     def _one_camera_or_several(self) -> StationConfig:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from datetime import datetime, timezone
 from enum import Enum
 from typing import TYPE_CHECKING
@@ -96,6 +97,7 @@ class Verdict:
         code: the kind of `error`; None where there is none.
         statistics: of picture and reading, for drift; None where there is no score.
         regions: where the part is wrong, where there is a pixel limit (`mapl_edge.regions`).
+        judged_by: digests of bundle and calibration; empty where they are the same for the whole run.
     """
 
     outcome: Outcome
@@ -111,6 +113,7 @@ class Verdict:
     code: ErrorCode | None = None
     statistics: PartStatistics | None = None
     regions: tuple[Region, ...] = ()
+    judged_by: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def action(self) -> Action:
@@ -146,6 +149,7 @@ class Verdict:
                 "statistics": None if self.statistics is None else self.statistics.as_json(),
                 "regions": [region.as_json() for region in self.regions],
                 **station,
+                **self.judged_by,
             },
             ensure_ascii=False,
         )

@@ -7,15 +7,18 @@ from mapl_edge.runtime.engine_choice import Proof, choose_engine, engine_of, sta
 from mapl_edge.runtime.engines import FusedEngine, SplitEngine
 from mapl_edge.runtime.inspector import Inspection, Inspector, Inspects
 from mapl_edge.runtime.loop import Drop, RunSummary, run
+from mapl_edge.runtime.reload import AtWork, Lane, Reload
 from mapl_edge.runtime.sinks import ExpectingSink, JsonLines, LateSink, SharedSink, Sink, StdoutLines
 from mapl_edge.runtime.sources import Blank, Shot, Source, is_camera, source_from_uri
 from mapl_edge.runtime.store import RunIdentity, Store, open_store
+from mapl_edge.runtime.swap import Judging, SwapInspector
 from mapl_edge.runtime.systemd import SystemdSink
 from mapl_edge.runtime.trigger_socket import TriggerSocket
 from mapl_edge.runtime.triggers import TriggeredSource, Triggers
 from mapl_edge.runtime.watchdog import InspectorOf, OpenEngine, Patience, Watchdog
 
 __all__ = [
+    "AtWork",
     "Blank",
     "Camera",
     "DeadlineInspector",
@@ -28,10 +31,13 @@ __all__ = [
     "InspectorOf",
     "Inspects",
     "JsonLines",
+    "Judging",
+    "Lane",
     "LateSink",
     "OpenEngine",
     "Patience",
     "Proof",
+    "Reload",
     "RunIdentity",
     "RunSummary",
     "SharedSink",
@@ -41,6 +47,7 @@ __all__ = [
     "SplitEngine",
     "StdoutLines",
     "Store",
+    "SwapInspector",
     "SystemdSink",
     "TriggerSocket",
     "TriggeredSource",

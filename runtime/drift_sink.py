@@ -75,6 +75,10 @@ class DriftSink:
             self._tell(str(alarm))
             self._write({**alarm.as_json(), "seq": verdict.seq, "captured_at": utc_text(verdict.captured_at)})
 
+    def change(self, after: DriftSink) -> None:
+        """Go on with the charts of another calibration, between two parts."""
+        self.drift, self._station = after.drift, after._station
+
     def close(self) -> None:
         """See `Sink`; every event has been written."""
 

@@ -21,7 +21,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import get_args
 
-from mapl_edge.bundle import ENGINES, Bundle
+from mapl_edge.bundle import ENGINES, Bundle, open_bundle
 from mapl_edge.engine import BaseEngine
 from mapl_edge.engine_record import Backend, EngineFiles, EngineRecord, Precision, engine_files, engine_names
 from mapl_edge.errors import BackendError, BackendUnavailable, BundleError, MaplEdgeError, OutputError, ParityError
@@ -170,6 +170,7 @@ def standby_engines(
     folder = proof_folder() if cache is None else cache
 
     def open_proven(name: str) -> BaseEngine:
+        require_in_place(bundle)
         files = engine_files(bundle, name)
         if signed_by is not None:
             require_engine_signature(files, signed_by)
@@ -192,6 +193,12 @@ def standby_engines(
     alike = [name for name in engine_names(bundle) if wanted in (AUTO, name, name.split("-")[0]) and name != first]
     others = [name for name in alike if name.split("-")[1] in precisions]
     return [open_first, *(partial(open_proven, name) for name in sorted(others, key=kept_ms))]
+
+
+def require_in_place(bundle: Bundle) -> None:
+    """Raise BundleError where something else lies in a bundle's place by now: its limits are not for that."""
+    if open_bundle(bundle.path).digest != bundle.digest:
+        raise BundleError(f"{bundle.path}: another bundle lies there now, and is not in force; put this one back")
 
 
 def _wanted(bundle: Bundle, wanted: str, precisions: Sequence[str]) -> list[str]:

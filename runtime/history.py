@@ -108,9 +108,13 @@ class History:
                 values.append(value)
         if wanted.with_picture:
             clauses.append("has_map IS NOT NULL")
-        newest = f"""SELECT shots.id AS id, run_id, run, camera, shots.seq AS seq, picture, captured_us, outcome, score,
-            threshold, latency_ms, stage_ms, error, action, p_value, code, statistics, regions, bundle, calibration,
-            engine, has_map FROM shots JOIN runs ON runs.id = shots.run_id LEFT JOIN pictures USING (run_id, seq)
+        newest = f"""SELECT shots.id AS id, shots.run_id AS run_id, run, camera, shots.seq AS seq, picture, captured_us,
+            outcome, score, threshold, latency_ms, stage_ms, error, action, p_value, code, statistics, regions,
+            coalesce(changes.bundle, runs.bundle), coalesce(changes.calibration, runs.calibration),
+            coalesce(changes.engine, runs.engine), has_map
+            FROM shots JOIN runs ON runs.id = shots.run_id LEFT JOIN pictures USING (run_id, seq)
+            LEFT JOIN changes ON changes.run_id = shots.run_id AND first_seq =
+                (SELECT max(first_seq) FROM changes WHERE run_id = shots.run_id AND first_seq <= shots.seq)
             WHERE {" AND ".join(clauses)} ORDER BY shots.id DESC LIMIT ?"""
         rows = self._connection.execute(
             f"SELECT * FROM ({newest}) ORDER BY id", (*values, -1 if wanted.last is None else wanted.last)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import get_args
@@ -97,6 +97,23 @@ def loaded_bundle(path: Path, wanted: Wanted = Wanted(), tell: Tell = lambda lin
         bundle, wanted.engine, wanted.threads, precisions=wanted.precisions, signed_by=wanted.signed_by, tell=tell
     )
     return Loaded(bundle, calibration, {"bundle": bundle.digest, "calibration": digest}, engine, proof, wanted)
+
+
+def reloaded_bundle(running: Loaded, tell: Tell = lambda line: None) -> Loaded:
+    """What lies on the disk now in the place of a bundle that runs; where just its limits are new, the engine stays.
+
+    Raises:
+        BundleError, ParityError, BackendError: as `loaded_bundle`.
+    """
+    path, wanted = running.bundle.path, running.wanted
+    bundle = open_bundle(path)
+    if bundle.digest != running.bundle.digest:
+        return loaded_bundle(path, wanted, tell)
+    if wanted.signed_by is not None:
+        require_bundle_signature(bundle, wanted.signed_by)
+    calibration, digest = read_calibration(bundle)
+    digests = {"bundle": bundle.digest, "calibration": digest}
+    return replace(running, bundle=bundle, calibration=calibration, digests=digests)
 
 
 def read_calibration(bundle: Bundle) -> tuple[Calibration, str]:

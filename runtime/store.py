@@ -66,7 +66,7 @@ Row: TypeAlias = "tuple[object, ...]"
 
 @dataclass(frozen=True, slots=True)
 class RunIdentity:
-    """What all verdicts of a run share: its identifier, camera, digests, the engine's name, the limits."""
+    """What the verdicts of a run share: its identifier, camera, digests, the engine's name, the limits."""
 
     run: str
     camera: str
@@ -84,6 +84,7 @@ class _Batch:
     verdicts: dict[int, tuple[Row, Row]] = field(default_factory=dict)
     lost: list[range] = field(default_factory=list)
     pictures: list[tuple[int, int, bool]] = field(default_factory=list)
+    changes: dict[int, Row] = field(default_factory=dict)
 
     def followed_by(self, later: _Batch) -> _Batch:
         """Both; of two verdicts for one shot the first stands."""
@@ -92,6 +93,7 @@ class _Batch:
             {**later.verdicts, **self.verdicts},
             self.lost + later.lost,
             self.pictures + later.pictures,
+            {**self.changes, **later.changes},
         )
 
     def lose(self, seq: int) -> None:
@@ -219,6 +221,13 @@ class Store:
             fail, judgement = self._identity.limits.fail, inspection.judgement
             self._pictures.put(StoredPicture(verdict.seq, shot.image, anomaly_map, fail, judgement))
 
+    def change(self, first_seq: int, after: RunIdentity) -> None:
+        """From this shot on verdicts are judged with something else; run and camera stay. Cheap, as `expect`."""
+        with self._changed:
+            self._check()
+            self._identity = after
+            self._waiting.changes[first_seq] = _judged_with(after)
+
     def flush(self, timeout_s: float = FLUSH_S, *, pictures: bool = False) -> None:
         """Wait until everything emitted so far is committed; with `pictures`, also until they are written or given up.
 
@@ -286,8 +295,9 @@ class Store:
     def _new_run(self) -> int:
         who = self._identity
         row = (
-            *(who.run, who.camera, microseconds(self._clock.utc()), who.bundle, who.calibration, who.engine),
-            *(who.limits.fail, who.limits.review, self._lock.path.name),
+            *(who.run, who.camera, microseconds(self._clock.utc())),
+            *_judged_with(who),
+            self._lock.path.name,
         )
         try:
             cursor = self._database.execute(
@@ -413,6 +423,10 @@ class Store:
                 ((run_id, *picture) for picture in batch.pictures),
             )
             db.executemany("DELETE FROM pictures WHERE run_id = ? AND seq = ?", self._removed)
+            db.executemany(
+                "INSERT OR REPLACE INTO changes VALUES (?, ?, ?, ?, ?, ?, ?)",
+                ((run_id, seq, *change) for seq, change in batch.changes.items()),
+            )
             db.execute("UPDATE runs SET triggers = triggers + ? WHERE id = ?", (batch.n_triggers, run_id))
         self._removed = []
         self._picture_bytes += sum(size for _, size, _ in batch.pictures)
@@ -502,6 +516,11 @@ class Store:
 COLUMNS = """(run_id, seq, picture, captured_us, t_mono, outcome, score, threshold, latency_ms, stage_ms, error, action,
     p_value, code, statistics, regions) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)"""
 NO_VERDICT: Row = (None,) * 11
+
+
+def _judged_with(identity: RunIdentity) -> Row:
+    limits = identity.limits
+    return identity.bundle, identity.calibration, identity.engine, limits.fail, limits.review
 
 
 def _verdict_row(verdict: Verdict) -> Row:

@@ -67,6 +67,18 @@ MIGRATIONS: list[tuple[str, ...]] = [
     ("ALTER TABLE shots ADD COLUMN code TEXT",),  # kind of the error, NULL where there is none or nobody said
     ("ALTER TABLE shots ADD COLUMN statistics TEXT",),  # JSON; NULL where there is no score, and in older records
     ("ALTER TABLE shots ADD COLUMN regions TEXT",),  # JSON; NULL where there are none
+    (
+        """CREATE TABLE changes (        -- what a run's shots from first_seq on were judged with, in place of `runs`
+            run_id INTEGER,
+            first_seq INTEGER,
+            bundle TEXT NOT NULL,
+            calibration TEXT NOT NULL,
+            engine TEXT NOT NULL,
+            fail_limit REAL NOT NULL,
+            review_limit REAL,
+            PRIMARY KEY (run_id, first_seq)
+        )""",
+    ),
 ]
 """What brings a database from schema n to n + 1; `PRAGMA user_version` holds how many were done. Only ever append."""
 

@@ -17,7 +17,7 @@ import cv2
 import numpy as np
 import pytest
 
-from mapl_edge.bundle import Bundle
+from mapl_edge.bundle import Bundle, open_bundle
 from mapl_edge.testing import LineServing, MjpegServer, SyntheticLine
 
 COMMAND = str(Path(sys.executable).parent / "mapl-edge")
@@ -309,6 +309,40 @@ def test_a_signal_stops_cleanly(bundle: Bundle, tmp_path: Path, number: signal.S
     verdicts = [json.loads(line) for line in out.read_text().splitlines()]
     assert [v["seq"] for v in verdicts] == list(range(len(verdicts)))
     assert f"{len(verdicts)} parts" in words.decode()
+
+
+def test_a_hangup_takes_new_limits_over_without_a_restart(bundle: Bundle, tmp_path: Path) -> None:
+    """Lines and store say of each verdict what judged it, and none is lost."""
+    (tmp_path / "station.yaml").write_text("reload: false\n")  # only when it is asked to
+    arguments = ["--source", "line:?size=96&fps=50", "--store", "store"]
+    process = subprocess.Popen(
+        [COMMAND, "run", str(bundle.path), *arguments],
+        cwd=tmp_path,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        start_new_session=True,  # as a service has no terminal
+    )
+    assert process.stdout is not None
+    lines = [json.loads(process.stdout.readline())]
+    mapl_edge("calibrate", bundle.path, "--set", "fail=-1000000")
+    process.send_signal(signal.SIGHUP)
+    while len(lines) < 3000 and lines[-1]["calibration"] == lines[0]["calibration"]:
+        lines.append(json.loads(process.stdout.readline()))
+    process.send_signal(signal.SIGTERM)
+    rest, words = process.communicate(timeout=60)
+    lines += [json.loads(line) for line in rest.splitlines()]
+
+    assert process.returncode == 0, words
+    assert b"limits fail" in words
+    first, new = lines[0]["calibration"], open_bundle(bundle.path).calibration_digest
+    digests = [line["calibration"] for line in lines]
+    assert digests == sorted(digests, key=[first, new].index)
+    assert {line["verdict"] for line in lines if line["calibration"] == new} == {"FAIL"}
+    assert {line["threshold"] for line in lines if line["calibration"] == new} == {-1000000}
+    kept = mapl_edge("history", "store", "--json", "--last", "100000", cwd=tmp_path).stdout.splitlines()
+    keys = ("seq", "verdict", "threshold", "bundle", "calibration")
+    assert [[json.loads(k)[key] for key in keys] for k in kept] == [[line[key] for key in keys] for line in lines]
+    assert f"{len(lines)} triggers = " in words.decode()
 
 
 def test_a_live_line_counts_its_drops(bundle: Bundle) -> None:

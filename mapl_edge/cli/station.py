@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import uuid
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from collections.abc import Callable, Sequence
+from contextlib import ExitStack
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -13,17 +13,17 @@ import typer
 
 from mapl_edge.calibration import percent
 from mapl_edge.config import MAX_THREADS, CameraConfig, StationConfig, TriggerConfig
-from mapl_edge.engine import Engine
 from mapl_edge.errors import OutputError
 from mapl_edge.masks import InspectedArea
 from mapl_edge.verdict import Policy
 
 if TYPE_CHECKING:  # runtime loads engines' libraries; commands import it when they need it
-    from mapl_edge.runtime import Inspects, RunSummary, Sink, Source, Triggers, Watchdog
+    from mapl_edge.runtime import AtWork, Inspects, RunSummary, Sink, Source, Triggers
     from mapl_edge.runtime.camera_gate import CameraGate
     from mapl_edge.runtime.loaded import Loaded
 from mapl_edge.cli.app import CALIBRATED, EngineOption, app, people
 from mapl_edge.cli.common import area_of, only_bundle_here, station_from_yaml, stop_on_signals
+from mapl_edge.cli.reload import Remake, reload_on_hangup
 
 
 @app.command(epilog="Example: mapl-edge run bottle.mapl --source data/bottle/test --out verdicts.jsonl --budget-ms 200")
@@ -63,7 +63,19 @@ def run(
     config: Annotated[Path | None, typer.Option(help="Station file; default: station.yaml, if it is here.")] = None,
 ) -> None:
     """Inspect one stream or several: one verdict per part, until the sources end or Ctrl-C."""
-    from mapl_edge.runtime import Camera, SharedSink, Store, SystemdSink, is_camera, run_cameras, source_from_uri
+    from mapl_edge.runtime import (
+        Camera,
+        Judging,
+        Lane,
+        Reload,
+        SharedSink,
+        Store,
+        SwapInspector,
+        SystemdSink,
+        is_camera,
+        run_cameras,
+        source_from_uri,
+    )
     from mapl_edge.runtime import run as run_loop
     from mapl_edge.runtime.loaded import Wanted, loaded_bundle
 
@@ -81,10 +93,10 @@ def run(
     ]
     alone, keep = len(cameras) == 1, store or station.store.folder
     with stop_on_signals() as stop, ExitStack() as at_end:
-        engines = {
-            path: at_end.enter_context(_at_work(each, station, watched=not alone or budgets[0] is not None))
-            for path, each in loaded.items()
-        }
+        put_to_work = partial(_at_work, station=station, watched=not alone or budgets[0] is not None)
+        engines = {path: put_to_work(each) for path, each in loaded.items()}
+        for engine in engines.values():
+            at_end.callback(engine.close)
         opens = [partial(source_from_uri, camera.source, limits=camera, tell=tell) for camera in cameras]
         run_name = uuid.uuid4().hex[:12]
         fields = [
@@ -108,13 +120,23 @@ def run(
             _tell_bundle(one, f"{path}: " if len(loaded) > 1 else "")
         rates = [camera.fps or getattr(sources.get(index), "fps", None) for index, camera in enumerate(cameras)]
         _tell_time([loaded[path] for path in paths], budgets, rates)
-        gates = [
-            _gate(each, loaded[path], sources.get(i)) for i, (each, path) in enumerate(zip(cameras, paths, strict=True))
+        lanes: dict[Path, list[Lane]] = {path: [] for path in loaded}
+        inspectors = []
+        for i, (each, path) in enumerate(zip(cameras, paths, strict=True)):
+            gate_of = partial(_gate, each, live=i not in sources or sources[i].live)
+            inspector_of = partial(_inspector, station=station, budget_ms=budgets[i])
+            gate = gate_of(loaded[path])
+            first = inspector_of(engines[path], loaded[path], gate, areas[i])
+            inspectors.append(SwapInspector(Judging(first, engines[path], loaded[path].digests)))
+            remake = Remake(
+                each, station, fields[i], sinks[i], keep, loaded[path], gate, gate_of=gate_of, inspector_of=inspector_of
+            )
+            lanes[path].append(Lane(inspectors[i], remake))
+        reloads = [
+            at_end.enter_context(Reload(one, engines[path], lanes[path], put_to_work, tell, watch=station.reload))
+            for path, one in loaded.items()
         ]
-        inspectors = [
-            _inspector(engines[path], loaded[path], gate, area, station, budget)
-            for path, gate, area, budget in zip(paths, gates, areas, budgets, strict=True)
-        ]
+        at_end.enter_context(reload_on_hangup(reloads))
         systemd = SystemdSink()
         at_end.callback(systemd.close)
         if alone:
@@ -160,35 +182,33 @@ def _cameras(
     ]
 
 
-@contextmanager
-def _at_work(loaded: Loaded, station: StationConfig, *, watched: bool) -> Iterator[Engine | Watchdog]:
-    """The engine itself, or the watchdog that keeps it at work; it closes behind."""
+def _at_work(loaded: Loaded, station: StationConfig, *, watched: bool) -> AtWork:
+    """The engine itself, or the watchdog that keeps it at work; whoever calls closes it."""
     if not watched:
-        with loaded.engine:
-            yield loaded.engine
-        return
+        return loaded.engine
     from mapl_edge.runtime import Patience, Watchdog
 
     patience = Patience(
         stuck_s=station.engine_stuck_s, restarts=station.engine_restarts, window_s=station.restart_window_s
     )
-    with Watchdog(loaded.engines(), patience) as watchdog:
-        yield watchdog
+    watchdog = Watchdog(loaded.engines(), patience)
+    watchdog.open()
+    return watchdog
 
 
-def _gate(camera: CameraConfig, loaded: Loaded, source: Source | None) -> CameraGate | None:
-    """What stops pictures of a camera that is not well; a camera that is not open yet is live."""
+def _gate(camera: CameraConfig, loaded: Loaded, *, live: bool) -> CameraGate | None:
+    """What stops pictures of a camera that is not well."""
     from mapl_edge.runtime.camera_gate import camera_gate
 
     tell = partial(people.print, markup=False)
     gate = camera_gate(camera, loaded.calibration.camera, loaded.bundle.contract.roi_xywh, tell)
     if gate is not None:
-        gate.begin(camera.source, source is None or source.live)
+        gate.begin(camera.source, live)
     return gate
 
 
 def _inspector(
-    engine: Engine | Watchdog,
+    engine: AtWork,
     loaded: Loaded,
     gate: CameraGate | None,
     area: InspectedArea | None,
