@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 
 import cv2
 import numpy as np
@@ -37,7 +37,7 @@ class PartStatistics:
 
     def as_json(self) -> dict[str, float]:
         """By name."""
-        return asdict(self)
+        return {name: getattr(self, name) for name in self.__slots__}
 
 
 STATISTICS: tuple[str, ...] = ("score", *PartStatistics.__slots__)
@@ -70,7 +70,7 @@ def values_of(score: float, statistics: PartStatistics | Mapping[str, float] | N
     """Score and statistics of one part by their names; of an old record without statistics, the score alone."""
     if statistics is None:
         return {"score": score}
-    return {"score": score, **(asdict(statistics) if isinstance(statistics, PartStatistics) else statistics)}
+    return {"score": score, **(statistics.as_json() if isinstance(statistics, PartStatistics) else statistics)}
 
 
 def _centre(sums: AnyArray, n: int) -> float:

@@ -6,7 +6,9 @@ import copy
 import errno
 import os
 import threading
+from collections.abc import Callable
 from contextlib import suppress
+from io import FileIO
 from pathlib import Path
 from typing import Protocol, runtime_checkable
 
@@ -14,6 +16,7 @@ from mapl_edge.errors import OutputError
 from mapl_edge.files import files_errors, write_stdout
 from mapl_edge.runtime.inspector import Inspection
 from mapl_edge.runtime.sources import Shot
+from mapl_edge.runtime.spool import Spool
 
 STDOUT = threading.Lock()  # lines are whole
 LONGEST_LINE = 1 << 16  # bytes; a verdict is far shorter, whatever its file name or error
@@ -52,23 +55,28 @@ class ExpectingSink(Sink, Protocol):
 class JsonLines:
     """One JSON object a line per verdict, in a file; each line is on its way to the disk at once, and whole.
 
+    On a disk that is full or does not answer, lines wait in memory and the run goes on; see `Spool`.
+
     Args:
         out: the file.
         station: what all lines share: run, camera, digests.
         append: go on in a file that exists, as a station does after each start; a line that a power cut left
             half-written is taken off first. Otherwise the file must be new.
+        elsewhere: the verdicts are kept elsewhere too, so lines that do not fit into memory are lost here; else they
+            end the run.
 
     Raises:
-        OutputError: the file exists, or cannot be written; on a full disk the last line is taken back, not cut.
+        OutputError: the file exists, or cannot be written at all.
     """
 
-    def __init__(self, out: Path, station: dict[str, str], *, append: bool = False) -> None:
+    def __init__(self, out: Path, station: dict[str, str], *, append: bool = False, elsewhere: bool = False) -> None:
         self._out, self._station = out, station
         with files_errors(out):
             out.parent.mkdir(parents=True, exist_ok=True)
             self._file = out.open("r+b" if append and out.exists() else "x+b", buffering=0)
             self._take_off_half_a_line()
         self._lock, self._users = threading.Lock(), [self]
+        self._spool = Spool(line_writer(self._file), str(out), elsewhere=elsewhere)
 
     def beside(self, station: dict[str, str]) -> JsonLines:
         """The lines of another camera in the same file, which is closed with the last of them; from any thread."""
@@ -94,48 +102,83 @@ class JsonLines:
 
     def emit(self, inspection: Inspection) -> None:
         """See `Sink`."""
-        line = (inspection.verdict.json_line(**self._station) + "\n").encode()
-        with files_errors(self._out), self._lock:
-            before = self._file.tell()
-            try:
-                if self._file.write(line) != len(line):
-                    raise OSError(errno.ENOSPC, "short write")
-            except OSError:
-                with suppress(OSError):  # a pipe or device has nothing to take back; the first error tells
-                    self._file.truncate(before)
-                    self._file.seek(before)
-                raise
+        self._spool.put((inspection.verdict.json_line(**self._station) + "\n").encode())
 
     def close(self) -> None:
-        """See `Sink`."""
+        """See `Sink`.
+
+        Raises:
+            OutputError: lines that waited could not be written.
+        """
         with self._lock:
             if self in self._users:
                 self._users.remove(self)
-            if self._users or self._file.closed:
+            if self._users or self._spool.closed:
                 return
-            with files_errors(self._out):
-                os.fsync(self._file.fileno())
-                self._file.close()
+            try:
+                self._spool.close()
+                with files_errors(self._out):
+                    os.fsync(self._file.fileno())
+            finally:
+                if not self._spool.stuck:  # a thread that hangs in the file keeps it
+                    self._file.close()
+
+
+def line_writer(file: FileIO) -> Callable[[bytes], None]:
+    """What adds lines to a file at its place; a line that does not go in whole leaves nothing.
+
+    The next one is written where it began even if the disk refuses to take the half line back.
+    """
+    end = file.tell()
+
+    def write(line: bytes) -> None:
+        nonlocal end
+        try:
+            if os.pwrite(file.fileno(), line, end) != len(line):
+                raise OSError(errno.ENOSPC, "short write")
+        except OSError:
+            with suppress(OSError):  # the first error tells
+                file.truncate(end)
+            raise
+        end += len(line)
+
+    return write
 
 
 class StdoutLines:
     """The same lines on standard output; several cameras may write there.
 
+    Args:
+        elsewhere: the verdicts are kept elsewhere too, so a reader that does not read holds nobody up; see `Spool`.
+            Otherwise the run goes at the reader's pace.
+
     Raises:
         OutputError: nobody reads it any more, or its disk is full.
     """
 
-    def __init__(self, station: dict[str, str]) -> None:
+    def __init__(self, station: dict[str, str], *, elsewhere: bool = False) -> None:
         self._station = station
+        self._spool = Spool(_write_to_stdout, "standard output", elsewhere=True) if elsewhere else None
 
     def emit(self, inspection: Inspection) -> None:
         """See `Sink`."""
         line = (inspection.verdict.json_line(**self._station) + "\n").encode()
-        with STDOUT:
-            write_stdout(line)
+        (_write_to_stdout if self._spool is None else self._spool.put)(line)
 
     def close(self) -> None:
-        """Standard output belongs to the process."""
+        """Standard output belongs to the process.
+
+        Raises:
+            OutputError: lines wait that nobody has read.
+        """
+        if self._spool is not None:
+            spool, self._spool = self._spool, None
+            spool.close()
+
+
+def _write_to_stdout(line: bytes) -> None:
+    with STDOUT:
+        write_stdout(line)
 
 
 class SharedSink:

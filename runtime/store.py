@@ -18,7 +18,7 @@ import uuid
 from collections import Counter
 from collections.abc import Callable
 from contextlib import closing, suppress
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from pathlib import Path
 from types import TracebackType
@@ -47,7 +47,7 @@ from mapl_edge.runtime.store_pictures import (
     map_path,
     remove_picture,
 )
-from mapl_edge.verdict import Outcome, Verdict
+from mapl_edge.verdict import Outcome, StageTimes, Verdict
 
 logger = logging.getLogger(__name__)
 
@@ -59,6 +59,8 @@ KEPT = 50_000  # verdicts that wait in memory for room on the disk
 TIDY_S = 60.0  # time between looks at what may be deleted
 MADE_ROOM_BYTES = 8 << 20  # of pictures that are given up at a time when the disk is full
 QUEUE_BYTES = 256 << 20  # of pixels that wait to be written as pictures
+TRUST_S = 3600.0  # nothing is deleted by age until the clock has gone on evenly for so long
+CLOCK_STEP_S = 60.0  # by which it may have been corrected meanwhile
 CHUNK = 2_000  # shots that one transaction of tidying deletes
 
 Row: TypeAlias = "tuple[object, ...]"
@@ -160,6 +162,7 @@ class Store:
             raise
         (self._picture_bytes,) = connection.execute("SELECT coalesce(sum(bytes), 0) FROM pictures").fetchone()
         self._tidy_at = clock.monotonic()
+        self._wall_s, self._trusted_at = self._wall_ahead_s(), clock.monotonic() + TRUST_S
         self._removed: list[tuple[int, int]] = []  # pictures whose files are gone and whose rows are not yet
         self._passes = 0
         self._newest = -1
@@ -466,12 +469,7 @@ class Store:
             return
         self._tidy_at = self._clock.monotonic() + TIDY_S
         (self._picture_bytes,) = db.execute("SELECT coalesce(sum(bytes), 0) FROM pictures").fetchone()
-        oldest = microseconds(self._clock.utc() - timedelta(days=config.keep_days))
-        old = db.execute(
-            """SELECT id, run_id, seq, outcome FROM shots WHERE captured_us < ? AND outcome IS NOT NULL
-            ORDER BY captured_us LIMIT ?""",
-            (oldest, CHUNK),
-        ).fetchall()
+        old = self._too_old()
         (count,) = db.execute("SELECT count(*) FROM shots").fetchone()
         over = min(CHUNK, count - len(old) - config.keep_verdicts)
         if not old and over > 0:
@@ -481,6 +479,32 @@ class Store:
         if old:
             self._prune(old)
             self._tidy_at = self._clock.monotonic()  # there may be more: at the next commit
+
+    def _too_old(self) -> list[tuple[int, int, int, str]]:
+        """The first shots, as long as they are older than `keep_days`: none behind a younger one.
+
+        So what was recorded while the clock was wrong does not go before its turn.
+        """
+        wall_s, now = self._wall_ahead_s(), self._clock.monotonic()
+        if abs(wall_s - self._wall_s) > CLOCK_STEP_S:
+            logger.warning(
+                "%s: the clock was set by %+.0f s; verdicts stay as they are", self._folder, wall_s - self._wall_s
+            )
+            self._trusted_at = now + TRUST_S
+        self._wall_s = wall_s
+        if now < self._trusted_at:
+            return []
+        oldest = microseconds(self._clock.utc() - timedelta(days=self._config.keep_days))
+        young = self._database.execute("SELECT id FROM shots WHERE +captured_us >= ? ORDER BY id LIMIT 1", (oldest,))
+        (first_young,) = young.fetchone() or (2**63 - 1,)
+        return self._database.execute(
+            "SELECT id, run_id, seq, outcome FROM shots WHERE id < ? AND outcome IS NOT NULL ORDER BY id LIMIT ?",
+            (first_young, CHUNK),
+        ).fetchall()
+
+    def _wall_ahead_s(self) -> float:
+        """How far UTC is ahead of the monotonic clock: it changes only when somebody sets it."""
+        return microseconds(self._clock.utc()) / 1e6 - self._clock.monotonic()
 
     def _prune(self, shots: list[tuple[int, int, int, str]]) -> None:
         """Delete shots, their pictures first; the ledger keeps their number."""
@@ -524,7 +548,7 @@ def _judged_with(identity: RunIdentity) -> Row:
 
 
 def _verdict_row(verdict: Verdict) -> Row:
-    stages = json.dumps({name: round(ms, 3) for name, ms in asdict(verdict.stage_ms).items()})
+    stages = json.dumps({name: round(getattr(verdict.stage_ms, name), 3) for name in StageTimes.__slots__})
     error = None if verdict.error is None else _text(verdict.error)
     latency = round(verdict.stage_ms.total, 3)
     judged = verdict.score, verdict.threshold, latency, stages, error

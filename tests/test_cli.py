@@ -11,6 +11,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 
 import cv2
@@ -18,7 +19,7 @@ import numpy as np
 import pytest
 
 from mapl_edge.bundle import Bundle, open_bundle
-from mapl_edge.testing import LineServing, MjpegServer, SyntheticLine
+from mapl_edge.testing import Faults, LineServing, MjpegServer, SyntheticLine
 
 COMMAND = str(Path(sys.executable).parent / "mapl-edge")
 
@@ -345,6 +346,33 @@ def test_a_hangup_takes_new_limits_over_without_a_restart(bundle: Bundle, tmp_pa
     assert f"{len(lines)} triggers = " in words.decode()
 
 
+def test_a_killed_station_starts_again_and_accounts_for_every_part(bundle: Bundle, tmp_path: Path) -> None:
+    """SIGKILL at any moment: whole lines, one verdict a part, and the part in flight is an ERROR once."""
+    (tmp_path / "station.yaml").write_text(
+        "bundle: part.mapl\ncamera: {source: 'line:?size=96'}\nout: v.jsonl\nstore: store\nbudget_ms: 5000\n"
+    )
+    for kill in range(4):
+        before = (tmp_path / "v.jsonl").stat().st_size if kill else 0
+        with subprocess.Popen([COMMAND, "run"], cwd=tmp_path, stderr=subprocess.DEVNULL) as process:
+            while not (tmp_path / "v.jsonl").exists() or (tmp_path / "v.jsonl").stat().st_size <= before:
+                time.sleep(0.01)
+            time.sleep(0.3 + 0.13 * kill)  # the store commits every 0.1 s
+            process.kill()
+    last = mapl_edge("run", "--max-frames", 1, cwd=tmp_path)
+
+    told = [json.loads(line) for line in (tmp_path / "v.jsonl").read_text().splitlines()]
+    shown = mapl_edge("history", "store", "--last", 100_000, "--json", cwd=tmp_path)
+    kept = [json.loads(line) for line in shown.stdout.splitlines()]
+    assert "ALARM" not in last.stderr
+    assert len({line["run"] for line in told}) == 5
+    assert len({(line["run"], line["seq"]) for line in told}) == len(told)
+    numbers = {run: [line["seq"] for line in kept if line["run"] == run] for run in {line["run"] for line in kept}}
+    assert len(numbers) == 5
+    assert all(seqs == list(range(len(seqs))) for seqs in numbers.values())
+    stopped = [line for line in kept if line["verdict"] == "ERROR"]
+    assert len({line["run"] for line in stopped}) == len(stopped) <= 4, "one part at most was in flight at a kill"
+
+
 def test_a_live_line_counts_its_drops(bundle: Bundle) -> None:
     """At 1000 parts a second the newest wins; seq shows the gaps."""
     result = mapl_edge("run", bundle.path, "--source", "line:?fps=1000&parts=150&size=96")
@@ -353,6 +381,19 @@ def test_a_live_line_counts_its_drops(bundle: Bundle) -> None:
     (dropped,) = map(int, re.findall(r"(\d+) frames dropped", result.stderr))
     assert len(verdicts) + dropped == 150
     assert verdicts[-1]["seq"] == 149
+
+
+def test_a_live_line_with_every_timing_fault_accounts_for_each_frame(bundle: Bundle, tmp_path: Path) -> None:
+    """Bursts, jitter, slow and lost frames: a verdict, a drop that is counted, or a frame that never came."""
+    source = "line:?fps=100&parts=200&size=96&faults=burst:0.1,jitter:0.01,slow:0.002,drop:0.1,corrupt:0.05"
+    result = mapl_edge("run", bundle.path, "--source", source, "--store", tmp_path / "s", "--budget-ms", 5000)
+
+    seqs = [json.loads(line)["seq"] for line in result.stdout.splitlines()]
+    (dropped,) = map(int, re.findall(r"(\d+) frames dropped", result.stderr))
+    lost = sum(Faults.from_text("drop:0.1").fate(index).lost for index in range(200))
+    assert seqs == sorted(set(seqs))
+    assert len(seqs) + dropped + lost == 200
+    assert f"{len(seqs)} triggers = " in result.stderr
 
 
 def test_a_run_outlives_an_unplugged_camera(bundle: Bundle, tmp_path: Path) -> None:
@@ -549,15 +590,50 @@ def test_a_full_disk_leaves_no_half_bundle(model_folder: Path, small_disk: Path)
 
 
 def test_a_full_disk_leaves_whole_verdicts(bundle: Bundle, small_disk: Path) -> None:
-    """Every line that is there can be read, and the numbers have no gap."""
+    """It does not end the run; every line that is there can be read, the numbers have no gap, the rest is counted."""
     out = small_disk / "v.jsonl"
+    arguments = ["run", bundle.path, "--source", "line:?size=64&parts=900", "--out", out]
 
-    ran = mapl_edge("run", bundle.path, "--source", "line:?size=64", "--out", out, code=8)
+    ran = mapl_edge(*arguments, code=8)
 
-    assert "the disk is full" in ran.stderr.splitlines()[-1]
+    last = ran.stderr.splitlines()[-1]
     verdicts = [json.loads(line) for line in out.read_text().splitlines()]
+    assert ran.stderr.count("the disk is full; lines wait in memory, verdicts go on") == 1
+    assert "the disk is full" in last
     assert [v["seq"] for v in verdicts] == list(range(len(verdicts)))
     assert len(verdicts) > 50
+    assert f"{900 - len(verdicts)} lines are lost" in last
+
+
+def test_verdicts_flow_over_a_full_disk(bundle: Bundle, small_disk: Path, tmp_path: Path) -> None:
+    """The store goes on elsewhere, and once there is room the file has every line."""
+    out, hog = small_disk / "v.jsonl", small_disk / "hog"
+    arguments = ["run", str(bundle.path), "--source", "line:?size=96&fps=50&parts=250", "--out", str(out)]
+    arguments += ["--store", str(tmp_path / "s")]
+    with subprocess.Popen([COMMAND, *arguments], stderr=subprocess.PIPE, text=True) as process:
+        assert process.stderr is not None
+        for line in process.stderr:
+            if line.startswith("limit"):
+                fill(hog)
+            elif "lines wait in memory" in line:
+                hog.unlink()
+            elif "written again" in line:
+                process.send_signal(signal.SIGTERM)
+                break
+        rest = process.communicate(timeout=60)[1]
+
+    assert process.returncode == 0, rest
+    told = [json.loads(line)["seq"] for line in out.read_text().splitlines()]
+    shown = mapl_edge("history", tmp_path / "s", "--last", 100_000, "--json").stdout.splitlines()
+    assert told == [json.loads(line)["seq"] for line in shown]
+    assert len(told) > 20
+
+
+def fill(hog: Path) -> None:
+    """Take what is left of a disk."""
+    with suppress(OSError), hog.open("wb", buffering=0) as file:
+        while True:
+            file.write(bytes(4096))
 
 
 def test_a_full_disk_leaves_no_half_model(line_data: Path, small_disk: Path) -> None:

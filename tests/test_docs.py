@@ -77,6 +77,18 @@ def test_links_lead_somewhere() -> None:
     assert broken == []
 
 
+def test_each_row_of_the_fault_matrix_names_a_test() -> None:
+    """A promise without a test is a wish."""
+    rows = re.findall(r"^\|(?! fault|---)(.*)\|$", (ROOT / "docs" / "reliability.md").read_text(), re.MULTILINE)
+    named = [re.search(r"`(tests/\S+\.py)::(test_\w+)`", row) for row in rows]
+
+    assert len(rows) > 20
+    assert [row for row, found in zip(rows, named, strict=True) if found is None] == []
+    assert [
+        found[0] for found in named if found and f"def {found[2]}(" not in (ROOT / found[1]).read_text(encoding="utf-8")
+    ] == []
+
+
 def test_exit_codes_are_documented() -> None:
     """docs/run.md lists each code that an error class has."""
     text = (ROOT / "docs" / "run.md").read_text(encoding="utf-8")

@@ -14,8 +14,12 @@ from mapl_edge.errors import ConfigError, OutputError
 
 @app.command(epilog="Example: mapl-edge line --serve mjpeg --port 8080 --faults drop:0.01,unplug:100-150")
 def line(
-    serve: Annotated[Literal["mjpeg", "folder"], typer.Option(help="As an HTTP camera, or as pictures in --out.")],
-    port: Annotated[int, typer.Option(help="Port of the HTTP camera.", min=0, max=65535)] = 8080,
+    serve: Annotated[
+        Literal["mjpeg", "rtsp", "folder"], typer.Option(help="As an HTTP or RTSP camera, or as pictures in --out.")
+    ],
+    port: Annotated[
+        int | None, typer.Option(help="Port of the camera; default: 8080, or 8554 for RTSP.", min=0, max=65535)
+    ] = None,
     host: Annotated[str, typer.Option(help="Address to listen at; 0.0.0.0: reachable from other machines.")] = (
         "127.0.0.1"
     ),
@@ -31,6 +35,7 @@ def line(
     from mapl_edge.testing.faults import Faults
     from mapl_edge.testing.line import SyntheticLine
     from mapl_edge.testing.line_server import LineServing, MjpegServer, serve_folder
+    from mapl_edge.testing.rtsp_server import RtspServer
 
     try:
         injected = Faults.from_text(faults, seed)
@@ -45,7 +50,9 @@ def line(
                 written = serve_folder(serving, out, parts or 200, stop, progress)
                 people.print(f"{out}: {written} pictures")
                 return
-            with MjpegServer(serving, host, port, parts=parts) as server:
+            camera = RtspServer if serve == "rtsp" else MjpegServer
+            port = port if port is not None else 8554 if serve == "rtsp" else 8080
+            with camera(serving, host, port, parts=parts) as server:
                 people.print(f"{server.url}: {fps:g} parts/s, until Ctrl-C")
                 while not stop.wait(0.1) and not server.wait(0):
                     pass

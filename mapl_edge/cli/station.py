@@ -113,7 +113,8 @@ def run(
             if alone or not is_camera(each.source):  # a mistake in a name is told before anything runs
                 sources[index] = opens[index]()
                 at_end.callback(sources[index].close)
-        sinks = _sinks(fields, [loaded[path] for path in paths], out, station, keep)
+        elsewhere = keep is not None or any(triggers)
+        sinks = _sinks(fields, [loaded[path] for path in paths], out, station, keep, elsewhere=elsewhere)
         for to, asked in zip(sinks, triggers, strict=True):
             to[:0] = [asked] if asked else []  # whoever asked hears it first
         for path, one in loaded.items():
@@ -248,8 +249,13 @@ def _sinks(
     out: Path | None,
     station: StationConfig,
     keep: Path | None,
+    *,
+    elsewhere: bool,
 ) -> list[list[Sink]]:
-    """Where each camera's verdicts go: stdout or one file for all, the store, and the drift charts."""
+    """Where each camera's verdicts go: stdout or one file for all, the store, and the drift charts.
+
+    With `elsewhere`, stdout and file are not the only ones that get them.
+    """
     from mapl_edge.runtime import DriftSink, JsonLines, RunIdentity, StdoutLines, open_store
 
     target = out or station.out
@@ -257,9 +263,10 @@ def _sinks(
     sinks: list[list[Sink]] = []
     for shared, each in zip(fields, loaded, strict=True):
         if target is None:
-            sinks.append([StdoutLines(shared)])
+            sinks.append([StdoutLines(shared, elsewhere=elsewhere)])
         else:
-            lines = lines.beside(shared) if lines else JsonLines(target, shared, append=out is None)
+            new = partial(JsonLines, target, append=out is None, elsewhere=elsewhere)
+            lines = lines.beside(shared) if lines else new(shared)
             sinks.append([lines])
         if keep is not None:
             identity = RunIdentity(**shared, engine=each.engine.name, limits=each.calibration.limits)

@@ -9,6 +9,7 @@ from mapl_edge.testing.faults import Faults
 from mapl_edge.testing.hanging import HangingEngine
 from mapl_edge.testing.line import DEFECTS, Part, SyntheticLine
 from mapl_edge.testing.line_server import LineServing, MjpegServer
+from mapl_edge.testing.rtsp_server import RtspServer
 from mapl_edge.testing.tensorrt import FakeTensorRt
 
 __all__ = [
@@ -25,5 +26,6 @@ __all__ = [
     "ManualClock",
     "MjpegServer",
     "Part",
+    "RtspServer",
     "SyntheticLine",
 ]

@@ -4,7 +4,7 @@
     item   = kind [":" when]
     when   = share 0..1              each frame by chance
            | first "-" last          these frames, both included
-           | seconds                 for slow
+           | seconds                 for slow and jitter
 
     drop          the frame never comes
     freeze        the frame before it comes again
@@ -17,9 +17,10 @@
     overexposed   three times the light
     blur          out of focus, by a Gaussian of 1/160 of the shorter side
     shift         the camera has moved: 8 % of the picture to the right and down
+    jitter        each frame comes late by its own chance, at most so many seconds
 
 Without `when`, drop, freeze, burst and corrupt hit a frame in twenty, wrong_colour and those below corrupt every frame;
-unplug and slow need it.
+unplug, slow and jitter need it.
 """
 
 from __future__ import annotations
@@ -34,7 +35,7 @@ import numpy as np
 from mapl_edge.arrays import UInt8Array
 
 LENS = ("dark", "overexposed", "blur", "shift")
-KINDS = ("drop", "freeze", "burst", "unplug", "wrong_colour", "slow", "corrupt", *LENS)
+KINDS = ("drop", "freeze", "burst", "unplug", "wrong_colour", "slow", "corrupt", *LENS, "jitter")
 BURST = 5  # frames that come at once
 _DEFAULTS = {"drop": 0.05, "freeze": 0.05, "burst": 0.05, "corrupt": 0.05, "wrong_colour": 1.0} | dict.fromkeys(
     LENS, 1.0
@@ -118,8 +119,9 @@ class Faults:
             shown -= 1
         group = index // BURST
         bursts = any(self._hits("burst", at) for at in range(group * BURST, (group + 1) * BURST))
-        slow = dict(self.when).get("slow", 0.0)
+        slow, jitter = (dict(self.when).get(kind, 0.0) for kind in ("slow", "jitter"))
         assert isinstance(slow, float)
+        assert isinstance(jitter, float)
         return Fate(
             shown=shown,
             lost=self._hits("drop", index),
@@ -127,7 +129,7 @@ class Faults:
             swapped=self._hits("wrong_colour", index),
             corrupt=self._hits("corrupt", index),
             due=group * BURST + BURST - 1 if bursts else index,
-            late_s=slow,
+            late_s=slow + jitter * self._chance("jitter", index) if jitter else slow,
             lens=tuple(kind for kind in LENS if self._hits(kind, index)),
         )
 
@@ -138,14 +140,17 @@ class Faults:
         if isinstance(when, tuple):
             return when[0] <= index <= when[1]
         rate = when / BURST if kind == "burst" else when  # five frames share the fate of each
-        return bool(np.random.default_rng([self.seed, index, KINDS.index(kind), 101]).random() < rate)
+        return self._chance(kind, index) < rate
+
+    def _chance(self, kind: str, index: int) -> float:
+        return float(np.random.default_rng([self.seed, index, KINDS.index(kind), 101]).random())
 
 
 def _when(kind: str, text: str) -> When:
     span = _RANGE.fullmatch(text)
-    if kind == "slow":
+    if kind in ("slow", "jitter"):
         if not _NUMBER.fullmatch(text) or float(text) > 60:
-            raise ValueError(f"slow:{text}: expected seconds up to 60, such as slow:0.02")
+            raise ValueError(f"{kind}:{text}: expected seconds up to 60, such as {kind}:0.02")
         return float(text)
     if span is not None:
         first, last = int(span.group(1)), int(span.group(2))

@@ -1,9 +1,10 @@
-"""Run by test_store.py: a station is killed at random moments, a dozen times; prints what the store lost.
+"""Run by test_store.py: a station is killed at random moments, fifty times; prints what the store lost.
 
 python kill_store.py FOLDER SEED
 
-Each child takes shots, emits and flushes, and writes the numbers that were acknowledged to a pipe; its parent kills it
-after it has read so many of them. One process that forks: the libraries load once.
+Each child finds the accounts of all before it in order, takes shots, emits and flushes, and writes the numbers that
+were acknowledged to a pipe; its parent kills it some milliseconds after it has read so many of them. One process that
+forks: the libraries load once.
 """
 
 import json
@@ -11,6 +12,7 @@ import os
 import random
 import signal
 import sys
+import time
 from contextlib import closing
 from pathlib import Path
 
@@ -26,13 +28,16 @@ from mapl_edge.runtime.ledger import STOPPED, ledger
 from mapl_edge.runtime.store_database import connect
 from mapl_edge.testing import FakeEngine
 
-KILLS = 12
+KILLS = 50
 
 
-def station(folder: Path, run: str, pipe: int, seed: int) -> None:
+def station(folder: Path, kill: int, pipe: int, seed: int) -> None:
     """Goes on until it is killed. Every third shot is a reject with a picture."""
     clock, limits, rng = SystemClock(), Limits(fail=0.5), random.Random(seed)
-    store = open_store(folder, RunIdentity(run, "c", "b", "k", "fake", limits), StoreConfig(min_free_mb=0))
+    store = open_store(folder, RunIdentity(f"r{kill}", "c", "b", "k", "fake", limits), StoreConfig(min_free_mb=0))
+    before = store.ledger(f"r{kill - 1}", "c") if kill else None
+    if store.alarms or (before and (before.running or not before.balanced)):
+        os._exit(1)  # the parent reads no number then, and fails
     inspector = Inspector(FakeEngine(), InputContract(size_hw=(32, 32)), limits, clock)
     seq = acknowledged = 0
     while True:
@@ -59,11 +64,12 @@ def main(folder: Path, seed: int) -> None:
         child = os.fork()
         if child == 0:
             os.close(out)
-            station(folder, f"r{kill}", into, rng.randrange(1 << 30) + kill)
+            station(folder, kill, into, rng.randrange(1 << 30) + kill)
         os.close(into)
         wanted = rng.randrange(1, 60)
         with os.fdopen(out, "rb") as lines:
             newest = max(int(lines.readline()) for _ in range(wanted))
+            time.sleep(0.02 * rng.random())
             os.kill(child, signal.SIGKILL)
             os.waitpid(child, 0)
             newest = max([newest, *(int(line) for line in lines.readlines() if line.endswith(b"\n"))])

@@ -17,7 +17,7 @@ from mapl_edge.config import CameraConfig
 from mapl_edge.errors import BackendUnavailable, CameraUnreachable, ConfigError, MaplEdgeError
 from mapl_edge.frame import Frame
 from mapl_edge.runtime.sources import Source, source_from_uri
-from mapl_edge.testing import Faults, LineServing, MjpegServer, SyntheticLine
+from mapl_edge.testing import Faults, LineServing, MjpegServer, RtspServer, SyntheticLine
 
 LIMITS = CameraConfig(open_timeout_s=10, stale_after_s=1.0)
 RTSP_SERVER = Path(__file__).parents[1] / "rtsp_server.py"
@@ -263,6 +263,39 @@ def viky() -> Path:
     if spec is None or not spec.submodule_search_locations or find_spec("harvesters") is None:
         pytest.skip("no GenICam simulator: pip install 'mapl-edge[genicam]'")
     return Path(spec.submodule_search_locations[0]) / "viky.cti"
+
+
+def test_the_line_is_served_by_rtsp_and_comes_back_after_its_server_was_killed() -> None:
+    """`line --serve rtsp`: the line's own pictures in the right colours; unplugging ends the server's process."""
+    told: list[str] = []
+    serving = LineServing(LINE, Faults.from_text("drop:0.05,corrupt:0.05"), fps=25)
+    try:
+        server = RtspServer(serving, port=free_port()).__enter__()
+    except BackendUnavailable as exc:
+        pytest.skip(str(exc))
+    try:
+        with watched(server.url, told) as watcher:
+            watcher.wait_for(5)
+            server.unplug()
+            time.sleep(1.2)  # an outage has a length
+            server.plug()
+            back_s = watcher.wait_for(5)
+    finally:
+        server.__exit__(None, None, None)
+
+    assert watcher.error is None
+    assert back_s < 8.0
+    parts = [LINE.part(i).image.astype(int) for i in range(60)]
+    assert min(np.abs(watcher.frames[2].image.astype(int) - part).mean() for part in parts) < 6.0
+    assert "is back after" in told[-2]
+
+
+def test_rtsp_without_gstreamer_names_the_packages(monkeypatch: pytest.MonkeyPatch) -> None:
+    """This Python has no bindings; the message is one line."""
+    monkeypatch.setattr("mapl_edge.testing.rtsp_server.SYSTEM_PYTHON", sys.executable)
+
+    with pytest.raises(BackendUnavailable, match="No module named 'gi'; for GStreamer: apt-get install python3-gi"):
+        RtspServer(LineServing(LINE), port=free_port()).__enter__()
 
 
 def test_a_genicam_camera_by_serial(viky: Path) -> None:

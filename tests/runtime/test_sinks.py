@@ -1,18 +1,29 @@
 """Verdict lines: whole, at once, and never over something that exists."""
 
+from __future__ import annotations
+
+import errno
 import json
 import os
+import sys
+import tempfile
 import threading
+import time
+from dataclasses import replace
 from pathlib import Path
+from typing import IO
 
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from mapl_edge.calibration import Limits
 from mapl_edge.contract import InputContract
 from mapl_edge.errors import OutputError
 from mapl_edge.frame import Frame
-from mapl_edge.runtime import Inspection, Inspector, JsonLines
+from mapl_edge.runtime import Inspection, Inspector, JsonLines, StdoutLines, spool
+from mapl_edge.runtime.sinks import line_writer
 from mapl_edge.testing import FakeEngine, ManualClock
 
 
@@ -22,6 +33,57 @@ def inspection() -> Inspection:
     clock = ManualClock()
     frame = Frame(np.zeros((32, 32, 3), np.uint8), 0, clock.monotonic(), clock.utc(), "Teil-ä")
     return Inspector(FakeEngine(), InputContract(size_hw=(32, 32)), Limits(fail=0.5), clock).inspect(frame)
+
+
+class Disk:
+    """What the disk under every verdict file does."""
+
+    def __init__(self) -> None:
+        self.full, self.answers = threading.Event(), threading.Event()
+        self.answers.set()
+
+
+@pytest.fixture
+def disk(monkeypatch: pytest.MonkeyPatch) -> Disk:
+    """One that is well until it is told otherwise; a refused line is tried again soon."""
+    disk, real = Disk(), os.pwrite
+
+    def pwrite(file: int, data: bytes, at: int) -> int:
+        assert disk.answers.wait(30)
+        if disk.full.is_set():
+            real(file, data[:10], at)
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        return real(file, data, at)
+
+    monkeypatch.setattr(os, "pwrite", pwrite)
+    monkeypatch.setattr(spool, "RETRY_S", 0.01)
+    return disk
+
+
+class Stubborn:
+    """A file that cannot be cut."""
+
+    def __init__(self, real: IO[bytes]) -> None:
+        self._real = real
+
+    def truncate(self, size: int) -> int:
+        """As a disk with an error does."""
+        raise OSError(errno.EIO, os.strerror(errno.EIO))
+
+    def __getattr__(self, name: str) -> object:
+        return getattr(self._real, name)
+
+
+def numbered(inspection: Inspection, seq: int) -> Inspection:
+    """The same verdict of another shot."""
+    return replace(inspection, verdict=replace(inspection.verdict, seq=seq))
+
+
+def seqs(out: Path) -> list[int]:
+    """Of the lines in a file, all of which are whole."""
+    content = out.read_text(encoding="utf-8")
+    assert content.endswith("\n")
+    return [json.loads(line)["seq"] for line in content.splitlines()]
 
 
 def test_each_verdict_is_on_disk_before_the_next(tmp_path: Path, inspection: Inspection) -> None:
@@ -77,40 +139,168 @@ def test_a_file_of_somebody_else_is_not_continued(tmp_path: Path, content: bytes
     assert out.read_bytes() == content
 
 
-def test_a_full_device_is_one_clear_error(inspection: Inspection) -> None:
+def test_a_full_disk_keeps_lines_until_there_is_room(
+    tmp_path: Path, inspection: Inspection, disk: Disk, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Told once when it begins and once when it is over; nothing is missing then, in order."""
+    out = tmp_path / "verdicts.jsonl"
+    sink = JsonLines(out, {})
+    sink.emit(numbered(inspection, 0))
+    disk.full.set()
+    for seq in range(1, 500):
+        sink.emit(numbered(inspection, seq))
+    assert seqs(out) == [0]
+    disk.full.clear()
+    sink.emit(numbered(inspection, 500))
+    sink.close()
+
+    assert seqs(out) == list(range(501))
+    begun, over = (record.getMessage() for record in caplog.records)
+    assert begun == f"{out}: the disk is full; lines wait in memory, verdicts go on"
+    assert "written again after" in over
+
+
+def test_a_disk_that_hangs_delays_one_verdict_a_little(tmp_path: Path, inspection: Inspection, disk: Disk) -> None:
+    """A network drive that does not answer holds its own lines up and nothing else."""
+    out = tmp_path / "verdicts.jsonl"
+    sink = JsonLines(out, {})
+    disk.answers.clear()
+    took_s = []
+    for seq in range(200):
+        started = time.monotonic()
+        sink.emit(numbered(inspection, seq))
+        took_s.append(time.monotonic() - started)
+    disk.answers.set()
+    sink.close()
+
+    assert spool.PATIENCE_S <= took_s[0] < spool.PATIENCE_S + 0.5
+    assert np.median(took_s[1:]) < 0.01
+    assert seqs(out) == list(range(200))
+
+
+@pytest.mark.parametrize("elsewhere", [False, True])
+def test_beyond_its_bound_memory_takes_no_more(
+    tmp_path: Path, inspection: Inspection, disk: Disk, monkeypatch: pytest.MonkeyPatch, elsewhere: bool
+) -> None:
+    """An error where these lines are all there is; where a store has the verdicts too, they are counted and told."""
+    monkeypatch.setattr(spool, "SPOOL_BYTES", 10_000)
+    told: list[str] = []
+    out = (tmp_path / "lines").open("w+b", buffering=0)
+    lines = spool.Spool(line_writer(out), "lines", elsewhere=elsewhere, tell=told.append)
+    disk.full.set()
+    line = b"x" * 99 + b"\n"
+    for _ in range(100):
+        lines.put(line)
+
+    if not elsewhere:
+        with pytest.raises(OutputError, match="the disk is full; 100 lines wait in memory, and no more fit"):
+            lines.put(line)
+    else:
+        for _ in range(7):
+            lines.put(line)
+    disk.full.clear()
+    lines.close()
+
+    assert (tmp_path / "lines").read_bytes() == 100 * line
+    assert lines.lost == (7 if elsewhere else 0)
+    assert ("7 lines did not fit into memory and are lost here" in told[-1]) == elsewhere
+
+
+def test_a_disk_that_stays_full_is_told_at_the_end(tmp_path: Path, inspection: Inspection, disk: Disk) -> None:
+    """With how much is lost; what is there is whole. Closing again is harmless."""
+    out = tmp_path / "verdicts.jsonl"
+    sink = JsonLines(out, {})
+    sink.emit(numbered(inspection, 0))
+    disk.full.set()
+    for seq in range(1, 9):
+        sink.emit(numbered(inspection, seq))
+
+    with pytest.raises(OutputError, match=r"verdicts.jsonl: the disk is full; 8 lines are lost"):
+        sink.close()
+    sink.close()
+
+    assert seqs(out) == [0]
+
+
+def test_a_full_device_is_told_and_the_run_goes_on() -> None:
     """/dev/full answers every write as a full disk does."""
     if not Path("/dev/full").exists():
         pytest.skip("no /dev/full on this system")
-    sink = JsonLines.__new__(JsonLines)
-    sink._out, sink._station, sink._file = Path("/dev/full"), {}, open("/dev/full", "wb", buffering=0)  # noqa: SIM115
-    sink._lock = threading.Lock()
+    told: list[str] = []
+    with open("/dev/full", "r+b", buffering=0) as file:
+        lines = spool.Spool(line_writer(file), "lines", tell=told.append)
+        for _ in range(3):
+            lines.put(b"{}\n")
+        with pytest.raises(OutputError, match="the disk is full; 3 lines are lost"):
+            lines.close()
 
-    with pytest.raises(OutputError, match="the disk is full"):
-        sink.emit(inspection)
+    assert told == ["lines: the disk is full; lines wait in memory, verdicts go on"]
 
 
-def test_a_short_write_leaves_only_whole_lines(
-    tmp_path: Path, inspection: Inspection, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """When the disk fills up in the middle of a line, the half line is taken back."""
-    out = tmp_path / "verdicts.jsonl"
-    sink = JsonLines(out, {})
-    sink.emit(inspection)
+def test_what_will_not_pass_ends_the_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Waiting would not help, and the fault would be hidden."""
 
-    class Short:
-        """A file whose device takes ten more bytes."""
+    def broken(*_: object) -> int:
+        raise OSError(errno.EBADF, os.strerror(errno.EBADF))
 
-        def __init__(self, real: object) -> None:
-            self._real = real
+    monkeypatch.setattr(os, "pwrite", broken)
+    with (tmp_path / "lines").open("w+b", buffering=0) as file:
+        lines = spool.Spool(line_writer(file), "lines")
+        with pytest.raises(OutputError, match="Bad file descriptor"):
+            lines.put(b"{}\n")
+        with pytest.raises(OutputError, match="1 lines are lost"):
+            lines.close()
 
-        def write(self, data: bytes) -> int:
-            return os.write(self._real.fileno(), data[:10])  # type: ignore[attr-defined]
 
-        def __getattr__(self, name: str) -> object:
-            return getattr(self._real, name)
+@settings(max_examples=40, deadline=None)
+@given(st.lists(st.tuples(st.integers(1, 30), st.lists(st.integers(-1, 29), max_size=4)), max_size=20), st.booleans())
+def test_whatever_a_disk_refuses_lines_stay_whole(lines: list[tuple[int, list[int]]], truncates: bool) -> None:
+    """Each write takes some bytes of a line, or none, until one takes it whole; even if nothing can be taken back."""
+    real, takes = os.pwrite, list[int]()
 
-    sink._file = Short(sink._file)  # type: ignore[assignment]
-    with pytest.raises(OutputError, match="the disk is full"):
-        sink.emit(inspection)
+    def pwrite(file: int, data: bytes, at: int) -> int:
+        taken = takes.pop(0) if takes else len(data)
+        if taken < 0:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        return real(file, data[:taken], at)
 
-    assert len([json.loads(line) for line in out.read_text().splitlines()]) == 1
+    with tempfile.TemporaryFile("w+b", buffering=0) as file, pytest.MonkeyPatch.context() as patch:
+        patch.setattr(os, "pwrite", pwrite)
+        stubborn = Stubborn(file) if not truncates else file
+        write = line_writer(stubborn)  # type: ignore[arg-type]
+        expected = b""
+        for number, (length, refused) in enumerate(lines):
+            line = (f"{number}".rjust(length + 3, ".") + "\n").encode()
+            takes = [taken for taken in refused if taken < len(line)]
+            while True:
+                try:
+                    write(line)
+                    break
+                except OSError:
+                    continue
+            expected += line
+            if truncates:
+                file.seek(0)
+                assert file.read() == expected
+        file.seek(0)
+        assert file.read()[: len(expected)] == expected
+
+
+def test_a_reader_that_sleeps_holds_nobody_up_where_a_store_has_the_verdicts(inspection: Inspection) -> None:
+    """`run --store … | less`: the pipe is full, the line goes on."""
+    read, write = os.pipe()
+    with os.fdopen(write, "wb", buffering=0) as pipe, pytest.MonkeyPatch.context() as patch:
+        patch.setattr(sys, "stdout", type("Pipe", (), {"buffer": pipe})())
+        sink = StdoutLines({}, elsewhere=True)
+        started = time.monotonic()
+        for seq in range(1000):  # more than a pipe's 64 KiB
+            sink.emit(numbered(inspection, seq))
+        took_s = time.monotonic() - started
+        seen = b""
+        while seen.count(b"\n") < 1000:
+            seen += os.read(read, 1 << 16)
+        sink.close()
+    os.close(read)
+
+    assert took_s < 5
+    assert [json.loads(line)["seq"] for line in seen.splitlines()] == list(range(1000))

@@ -39,6 +39,16 @@ def test_a_burst_comes_five_at_once() -> None:
     assert [fate.due for fate in fates] == [0, 1, 2, 3, 4, 9, 9, 9, 9, 9, 10, 11]
 
 
+def test_jitter_is_another_lateness_for_each_frame() -> None:
+    """Evenly up to its bound, on top of what is slow; the same for the same seed."""
+    late_s = [[Faults.from_text("jitter:0.2,slow:0.1", seed).fate(i).late_s for i in range(500)] for seed in (1, 1, 2)]
+
+    assert late_s[0] == late_s[1] != late_s[2]
+    assert 0.1 <= min(late_s[0]) < 0.11
+    assert 0.29 < max(late_s[0]) <= 0.3
+    assert np.mean(late_s[0]) == pytest.approx(0.2, abs=0.01)
+
+
 @pytest.mark.parametrize("kind", ["drop", "freeze", "burst", "corrupt"])
 def test_without_a_number_a_twentieth_is_hit(kind: str) -> None:
     """About; a kind alone is the shortest rehearsal."""
@@ -57,6 +67,7 @@ def test_without_a_number_a_twentieth_is_hit(kind: str) -> None:
         ("freeze:9-3", "the first frame comes after the last"),
         ("unplug", "such as unplug:100-150"),
         ("slow", "such as slow:0.02"),
+        ("jitter", "such as jitter:0.02"),
         ("drop,drop:0.5", "drop is there twice"),
     ],
 )
