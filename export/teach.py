@@ -1,19 +1,11 @@
 """Teach: add good parts to a bundle's memory on the station, without training and without torch; and take them off.
 
-    part.mapl/
-      teach/base/         what the bundle was exported with and teaching replaces: graphs, index, golden.npz, manifest
-      teach/0001.npz      a delta: entries for the memory, the parts' prepared pictures, golden answers that it changes
-      teach/0001.json     who taught what and when, scores before and after, digest of the bundle before
-
-A taught bundle is the base with all its deltas, made anew each time, and nothing else goes into its manifest: so taking
-the last delta off gives the very bytes that were there before, and with them the digest, the limits that belong to it
-and the engines that were made for it. The bundle is written beside its place and changes places with the old one.
+What a lesson leaves in the bundle, `mapl_edge.export.lessons` tells.
 """
 
 from __future__ import annotations
 
 import json
-import os
 import shutil
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -21,7 +13,6 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, dataclass, replace
 from datetime import datetime, timezone
-from functools import partial
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any, get_args
@@ -29,43 +20,51 @@ from typing import Any, get_args
 import cv2
 import numpy as np
 
-from mapl_edge.arrays import AnyArray, FloatArray, IntArray, UInt8Array
+from mapl_edge.arrays import AnyArray, UInt8Array
 from mapl_edge.bundle import (
     CALIBRATION,
-    DECODER,
-    GOLDEN,
     MANIFEST,
-    MEMORY,
-    MODEL,
-    SEAL,
     SIGNATURE,
     Bundle,
-    Golden,
     memory_name,
     open_bundle,
-    write_manifest,
 )
 from mapl_edge.calibration import Calibration, Limits, history_from_file, write_calibration
 from mapl_edge.engine import Engine, Reading
 from mapl_edge.engine_record import Graph, OpenEngine, plain_engine
-from mapl_edge.errors import BundleError, DataError, ParityError, Uncalibrated
+from mapl_edge.errors import BundleError, DataError, Uncalibrated
 from mapl_edge.export.known_parts import KnownParts, Part, keep_defect
-from mapl_edge.export.memory_graph import Entries, PlaceEncoder, Seen, add_entries, memory_in, onnx_session
-from mapl_edge.files import new_folder, sha256_of
+from mapl_edge.export.lessons import (
+    BASE,
+    TEACH,
+    delta_of,
+    deltas_of,
+    keep_base,
+    lessons,
+    replaced,
+    save_arrays,
+    write_golden,
+    write_graphs,
+    write_taught_manifest,
+)
+from mapl_edge.export.memory_graph import Entries, PlaceEncoder, memory_in
+from mapl_edge.export.taught_reference import (
+    WORKERS,
+    Reference,
+    entries_from_pictures,
+    golden_answers,
+    require_found,
+)
+from mapl_edge.files import sha256_of
 from mapl_edge.judge import judge
 from mapl_edge.parity import Parity, require_parity
 from mapl_edge.picture import picture_from_file
 from mapl_edge.prepare import prepare
-from mapl_edge.search import NEIGHBOURS, RECALL, SearchIndex, index_with, write_index
 from mapl_edge.user import user_name
 from mapl_edge.verdict import Outcome, utc_text
 
-TEACH = "teach"
-BASE = f"{TEACH}/base"
-REPLACED = (MODEL, DECODER, MEMORY, GOLDEN)  # files that teaching writes anew
 PATCHES = 50  # of one part, by default
 EXACT = "onnxruntime-fp32"  # engines whose scores in calibration.yaml are taken as they are
-TIE = 1e-5  # relative: a place this near to a new entry may find it; rounding decides
 
 Decide = Callable[[Calibration, str, dict[str, tuple[str, float]], dict[str, tuple[str, float]]], Calibration]
 """New limits: (calibration in force, digest of the new bundle, good parts, defects) → calibration."""
@@ -180,22 +179,22 @@ def teach_good(
     old_vectors = encoder.vectors(memory)
     pictures = np.stack([prepare(picture_from_file(part.path), bundle.contract) for part in parts])
     first_source = len([name for name in bundle.manifest.files if name.startswith("memory/")])
-    more = _entries(encoder, pictures, old_vectors, patches, first_source)
-    with _replaced(bundle) as work, ExitStack() as engines:
-        _keep_base(bundle, work)
+    more = entries_from_pictures(encoder, pictures, old_vectors, patches, first_source)
+    with replaced(bundle) as work, ExitStack() as engines:
+        keep_base(bundle, work)
         for index, picture in enumerate(pictures, start=first_source):
             _write_jpeg(work / memory_name(index), picture)
         delta: dict[str, AnyArray] = {name: getattr(more, name) for name in Entries.__slots__}
-        _write_graphs(bundle, work, [*_deltas(bundle), delta])
-        reference = _Reference(work, encoder, old_vectors, encoder.vectors(more))
-        golden, answers, kept = _golden_answers(bundle.golden(), pictures, reference)
-        _require_found(work, encoder, reference, pictures)
+        write_graphs(bundle, work, [*deltas_of(bundle), delta])
+        reference = Reference(work, encoder, old_vectors, encoder.vectors(more))
+        golden, answers, kept = golden_answers(bundle.golden(), pictures, reference)
+        require_found(work, encoder, reference, pictures)
         draft = Bundle(work, bundle.manifest, "")
         proofs = tuple(
             require_parity(engines.enter_context(_opened(draft, graph, open_engine)), golden)
             for graph in get_args(Graph)
         )
-        _savez(work / f"{TEACH}/{number:04d}.npz", delta | kept | {"pictures": pictures})
+        save_arrays(work / f"{TEACH}/{number:04d}.npz", delta | kept | {"pictures": pictures})
         known_effects = _effects(bundle, known, calibration, pictures, reference, progress)
         taught_effects = [
             Effect("taught", part.name, answer.before, answer.score, None, None)
@@ -213,8 +212,8 @@ def teach_good(
         }
         text = json.dumps(record, indent=2, ensure_ascii=False) + "\n"
         (work / f"{TEACH}/{number:04d}.json").write_text(text, encoding="utf-8")
-        _write_golden(bundle, work)
-        _write_taught_manifest(work)
+        write_golden(bundle, work)
+        write_taught_manifest(work)
         made = open_bundle(work)
         now = None
         if calibration is not None:
@@ -308,14 +307,14 @@ def undo(bundle: Bundle, *, everything: bool = False, sign: Sign | None = None) 
     kept, expected = past[: -len(off)], off[0]["digest_before"]
     if kept and (bundle.path / SIGNATURE).exists() and sign is None:
         raise BundleError(f"{bundle.path}: is signed, and would not be any more; give --sign key.pem")
-    gone = {memory_name(int(index)) for one in off for index in np.unique(_delta(bundle, one["number"])["source"])}
-    with _replaced(bundle, {f"{TEACH}/{one['number']:04d}{end}" for one in off for end in (".npz", ".json")}) as work:
+    gone = {memory_name(int(index)) for one in off for index in np.unique(delta_of(bundle, one["number"])["source"])}
+    with replaced(bundle, {f"{TEACH}/{one['number']:04d}{end}" for one in off for end in (".npz", ".json")}) as work:
         for name in gone:
             (work / name).unlink(missing_ok=True)
         if kept:
-            _write_graphs(bundle, work, [_delta(bundle, one["number"]) for one in kept])
-            _write_golden(bundle, work)
-            _write_taught_manifest(work)
+            write_graphs(bundle, work, [delta_of(bundle, one["number"]) for one in kept])
+            write_golden(bundle, work)
+            write_taught_manifest(work)
         else:
             for file in (bundle.path / BASE).iterdir():
                 shutil.copyfile(file, work / file.name)
@@ -331,70 +330,6 @@ def undo(bundle: Bundle, *, everything: bool = False, sign: Sign | None = None) 
             sign(made)
         _require_unchanged(bundle)
     return replace(made, path=bundle.path)
-
-
-def lessons(bundle: Bundle) -> list[dict[str, Any]]:
-    """The records of all deltas, first to last."""
-    names = sorted(name for name in bundle.manifest.files if name.startswith(f"{TEACH}/") and name.endswith(".json"))
-    names = [name for name in names if not name.startswith(f"{BASE}/")]
-    return [json.loads((bundle.path / name).read_text(encoding="utf-8")) for name in names]
-
-
-_WORKERS = os.cpu_count() or 1
-
-
-@dataclass(frozen=True, slots=True)
-class _Answer:
-    """What the taught bundle says of a picture; `before` is the score with the entries of before."""
-
-    score: float
-    map: FloatArray
-    before: float
-    finds_new: bool
-
-
-class _Reference:
-    """The new bundle's encoder and decoder with a search of its own: every query against every entry.
-
-    It shares neither the copy of the memory that fused graph and index search nor their way to search it.
-    """
-
-    def __init__(self, work: Path, encoder: PlaceEncoder, old: FloatArray, new: FloatArray) -> None:
-        self._encoder, self._decoder, self._old = encoder, onnx_session(work / DECODER), len(old)
-        self.vectors = np.concatenate([old, new])
-        self._table = np.concatenate(
-            [-2 * self.vectors, np.square(self.vectors).sum(1, keepdims=True)], 1
-        ).T  # (S+1, K)
-
-    def nearest(self, seen: Seen) -> tuple[IntArray, IntArray]:
-        """The nearest entry to each query, int64 (Q,): of those before, and of all."""
-        ones = np.ones((len(seen.queries), 1), np.float32)
-        squares = np.concatenate([seen.queries, ones], 1) @ self._table  # (Q, K), without |q|²
-        places = np.arange(len(squares))
-        before = squares[:, : self._old].argmin(1)
-        added = self._old + squares[:, self._old :].argmin(1)
-        return before, np.where(squares[places, added] < squares[places, before], added, before)
-
-    def look(self, picture: UInt8Array, *, only_new: bool = False) -> _Answer:
-        """Read a prepared picture, before and after; with `only_new` not at all where no place finds a new entry."""
-        seen = self._encoder(picture)
-        before, now = self.nearest(seen)
-        finds_new = bool((now >= self._old).any())
-        nan = _Answer(float("nan"), np.zeros((0, 0), np.float32), float("nan"), False)
-        if only_new and not finds_new:
-            return nan
-        score, plane = self._decoded(seen, now)
-        return _Answer(score, plane, self._decoded(seen, before)[0] if finds_new and not only_new else score, finds_new)
-
-    def _decoded(self, seen: Seen, index: IntArray) -> tuple[float, FloatArray]:
-        score, plane = self._decoder.run(["score", "map"], seen.levels | {"index": index[None]})
-        return float(score[0]), plane[0]
-
-
-def _squares(queries: FloatArray, vectors: FloatArray) -> FloatArray:
-    """Squared distances, float32 (Q, K)."""
-    found = np.square(queries).sum(1)[:, None] + np.square(vectors).sum(1) - 2 * queries @ vectors.T
-    return np.asarray(found, np.float32)
 
 
 def _check(bundle: Bundle, parts: Sequence[Part], known: KnownParts, keep_limits: bool, sign: Sign | None) -> None:
@@ -424,135 +359,6 @@ def _calibration_or_none(bundle: Bundle) -> Calibration | None:
         return None
 
 
-def _entries(
-    encoder: PlaceEncoder, pictures: UInt8Array, vectors: FloatArray, patches: int, first_source: int
-) -> Entries:
-    found: list[Entries] = []
-    for source, picture in enumerate(pictures, start=first_source):
-        seen = encoder(picture)
-        chosen = _farthest_first(seen, vectors, patches)
-        of_part = seen.entries(chosen, source)
-        codes = encoder.vectors(of_part)
-        vectors = np.concatenate([vectors, codes])
-        if len(of_part.spread):
-            near = np.sort(_squares(codes, vectors), 1)[:, 1 : 1 + NEIGHBOURS]  # the first is the patch itself
-            of_part = replace(of_part, spread=np.sqrt(near).mean(1).clip(1).astype(np.float32))
-        found.append(of_part)
-    more = found[0]
-    for few in found[1:]:
-        more = more.and_also(few)
-    return more
-
-
-def _farthest_first(seen: Seen, vectors: FloatArray, count: int) -> IntArray:
-    """Places farthest from all vectors and from those chosen before them; fewer where the rest is in the memory."""
-    distance = _squares(seen.queries, vectors).min(1)
-    negligible = TIE * np.square(seen.queries).sum(1)
-    chosen: list[int] = []
-    while len(chosen) < min(count, len(distance)):
-        farthest = int(distance.argmax())
-        if chosen and distance[farthest] <= negligible[farthest]:
-            break
-        chosen.append(farthest)
-        distance = np.minimum(distance, np.square(seen.queries - seen.queries[farthest]).sum(1))
-    return np.array(chosen, np.int64)
-
-
-@contextmanager
-def _replaced(bundle: Bundle, without: set[str] = frozenset()) -> Iterator[Path]:  # type: ignore[assignment]
-    """A folder with all of the bundle but what teaching writes; it takes the bundle's place in the end."""
-    skip = {*REPLACED, MANIFEST, SEAL, SIGNATURE, *without}
-    source = bundle.path.resolve()
-    with new_folder(source, MANIFEST, overwrite=True) as work:
-        for path in sorted(source.rglob("*")):
-            name = path.relative_to(source).as_posix()
-            if path.is_dir():
-                (work / name).mkdir(exist_ok=True)
-            elif name == CALIBRATION:
-                shutil.copyfile(path, work / name)
-            elif name not in skip:
-                _link(path, work / name)
-        yield work
-
-
-def _link(source: Path, made: Path) -> None:
-    """Files of a bundle are never written to, only replaced: a second name is as good as a copy, and costs nothing."""
-    try:
-        os.link(source, made)
-    except OSError:
-        shutil.copy2(source, made)
-
-
-def _keep_base(bundle: Bundle, work: Path) -> None:
-    base = work / BASE
-    if base.exists():
-        return
-    base.mkdir(parents=True)
-    for name in (*REPLACED, MANIFEST, SEAL, SIGNATURE):
-        if (bundle.path / name).exists():
-            _link(bundle.path / name, base / name)
-
-
-def _base_of(bundle: Bundle) -> Path:
-    base = bundle.path / BASE
-    return base if base.exists() else bundle.path
-
-
-def _delta(bundle: Bundle, number: int) -> dict[str, AnyArray]:
-    with np.load(bundle.path / f"{TEACH}/{number:04d}.npz", allow_pickle=False) as arrays:
-        return dict(arrays)
-
-
-def _deltas(bundle: Bundle) -> list[dict[str, AnyArray]]:
-    return [_delta(bundle, one["number"]) for one in lessons(bundle)]
-
-
-def _write_graphs(bundle: Bundle, work: Path, deltas: Sequence[dict[str, AnyArray]]) -> None:
-    """model.onnx, decoder.onnx and memory.faiss: the base's, with the entries of the deltas."""
-    base, summary = _base_of(bundle), json.loads((_base_of(bundle) / MANIFEST).read_text(encoding="utf-8"))["memory"]
-    memory = memory_in(base, summary["scope"], summary["search"]["entries"])
-    more = Entries(*(np.concatenate([delta[name] for delta in deltas]) for name in Entries.__slots__))
-    vectors = PlaceEncoder(bundle.path, summary["scope"]).vectors(more)
-    add_entries(base / MODEL, work / MODEL, memory, more, vectors if summary["scope"] == "patch" else None)
-    add_entries(base / DECODER, work / DECODER, memory, more, None)
-    write_index(index_with(base / MEMORY, vectors), work / MEMORY)
-
-
-def _write_golden(bundle: Bundle, work: Path) -> None:
-    """golden.npz: the base's, with what each delta changes and the pictures that were taught."""
-    with np.load(_base_of(bundle) / GOLDEN, allow_pickle=False) as arrays:
-        golden = dict(arrays)
-    for path in sorted((work / TEACH).glob("*.npz")):
-        with np.load(path, allow_pickle=False) as arrays:
-            delta = dict(arrays)
-        changed = delta["changed"]
-        golden["pictures"] = np.concatenate([golden["pictures"], delta["pictures"]])
-        for name in ("scores", "maps"):
-            new = delta[f"golden_{name}"]
-            golden[name] = np.concatenate([golden[name], new[len(changed) :]])
-            golden[name][changed] = new[: len(changed)]
-    _savez(work / GOLDEN, golden)
-
-
-def _savez(path: Path, arrays: dict[str, AnyArray]) -> None:
-    """Not compressed, which would take longer than the rest."""
-    np.savez(path, allow_pickle=False, **arrays)
-
-
-def _write_taught_manifest(work: Path) -> None:
-    """The base's manifest with what the deltas change: nothing but base and deltas goes into it."""
-    fields = json.loads((work / BASE / MANIFEST).read_text(encoding="utf-8"))
-    del fields["files"]
-    for path in sorted((work / TEACH).glob("*.json")):
-        record = json.loads(path.read_text(encoding="utf-8"))
-        fields["memory"]["samples"] += record["entries"]
-        fields["memory"]["search"]["entries"] += record["entries"]
-        digests = list(record["parts"].values())
-        fields["trained_on"] = [*fields["trained_on"], *digests]
-        fields["held_out"] = {name: one for name, one in fields["held_out"].items() if one not in digests}
-    write_manifest(work, **fields)
-
-
 @contextmanager
 def _opened(bundle: Bundle, graph: Graph, open_engine: OpenEngine) -> Iterator[Engine]:
     engine = open_engine(plain_engine(bundle, graph=graph))
@@ -563,50 +369,12 @@ def _opened(bundle: Bundle, graph: Graph, open_engine: OpenEngine) -> Iterator[E
         engine.close()
 
 
-def _golden_answers(
-    golden: Golden, pictures: UInt8Array, reference: _Reference
-) -> tuple[Golden, list[_Answer], dict[str, AnyArray]]:
-    """Golden pictures and the taught ones with their answers now; the taught ones' answers; what a delta has to keep.
-
-    Where no place finds a new entry the trained model's own answer stays; the others are answered by `reference`.
-    """
-    with ThreadPoolExecutor(_WORKERS) as workers:
-        old = list(workers.map(partial(reference.look, only_new=True), golden.pictures))
-        taught = list(workers.map(reference.look, pictures))
-    changed = [i for i, answer in enumerate(old) if answer.finds_new]
-    answers = [*(old[i] for i in changed), *taught]
-    scores, maps = np.array([one.score for one in answers], np.float32), np.stack([one.map for one in answers])
-    all_scores, all_maps = (
-        np.concatenate([was, new[len(changed) :]]) for was, new in ((golden.scores, scores), (golden.maps, maps))
-    )
-    all_scores[changed], all_maps[changed] = scores[: len(changed)], maps[: len(changed)]
-    whole = Golden(np.concatenate([golden.pictures, pictures]), all_scores, all_maps, golden.pattern)
-    return whole, taught, {"changed": np.array(changed, np.int64), "golden_scores": scores, "golden_maps": maps}
-
-
-def _require_found(work: Path, encoder: PlaceEncoder, reference: _Reference, pictures: UInt8Array) -> None:
-    """The index must find in the taught pictures what comparing with every entry finds."""
-    index = SearchIndex(work / MEMORY)
-    for picture in pictures:
-        seen = encoder(picture)
-        _, nearest = reference.nearest(seen)
-        found = index.search(seen.queries[None])[0]
-        far, near = (np.square(seen.queries - reference.vectors[which]).sum(1) for which in (found, nearest))
-        right = float((far <= near + TIE * np.square(seen.queries).sum(1)).mean())
-        if right < RECALL:
-            raise ParityError(
-                f"{MEMORY} finds the nearest entry at {right:.1%} of a taught part's places, expected at least "
-                f"{RECALL:.0%}; nothing was taught: train again with this part"
-            )
-    index.close()
-
-
 def _effects(
     bundle: Bundle,
     known: KnownParts,
     calibration: Calibration | None,
     taught: UInt8Array,
-    reference: _Reference,
+    reference: Reference,
     progress: Progress,
 ) -> list[tuple[Effect, Part]]:
     """Scores of the known parts before and after. A part that was taught is no calibration part any more."""
@@ -626,7 +394,7 @@ def _effects(
 
     labelled = [*(("good", part) for part in known.good), *(("defect", part) for part in known.defects)]
     found: list[tuple[Effect, Part]] = []
-    with ThreadPoolExecutor(_WORKERS) as workers:
+    with ThreadPoolExecutor(WORKERS) as workers:
         for done, ((_, part), effect) in enumerate(zip(labelled, workers.map(effect_on, labelled), strict=True), 1):
             found += [(effect, part)] if effect is not None else []
             progress("scoring known parts", done, len(labelled))

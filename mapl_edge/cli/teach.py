@@ -51,8 +51,9 @@ def teach(
     opened = opened_bundle(bundle)
     with extra("export"):
         from mapl_edge.export import teach as room
+        from mapl_edge.export.lessons import lessons
     if show:
-        return _show(opened, room.lessons(opened), as_json)
+        return _show(opened, lessons(opened), as_json)
     signed = partial(_sign, key=sign) if sign is not None else None
     if undo or undo_all:
         back = room.undo(opened, everything=undo_all, sign=signed)

@@ -23,10 +23,11 @@ from mapl_edge.dataset import good_samples, picture_paths
 from mapl_edge.engine_record import plain_engine
 from mapl_edge.errors import BundleError, DataError, ParityError
 from mapl_edge.export import bundle_from_checkpoint
-from mapl_edge.export import teach as room
+from mapl_edge.export import lessons as folder_of_lessons
 from mapl_edge.export.known_parts import Part, known_parts, labelled_defects, part_from_file
+from mapl_edge.export.lessons import lessons
 from mapl_edge.export.memory_graph import PlaceEncoder, columns_of, memory_in
-from mapl_edge.export.teach import Taught, lessons, teach_bad, teach_good, undo
+from mapl_edge.export.teach import Taught, teach_bad, teach_good, undo
 from mapl_edge.files import sha256_of
 from mapl_edge.model.bank import Bank
 from mapl_edge.model.checkpoint import Checkpoint
@@ -292,13 +293,13 @@ def test_graph_that_was_missed_fails_the_gate(
     bundle: Bundle, parts: list[Part], teach: Callable[..., Taught], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Fused graph and index hold copies of the memory; where one stays behind, the taught part tells."""
-    add = room.add_entries
+    add = folder_of_lessons.add_entries
 
     def only_the_decoder(source: Path, made: Path, *entries: Any) -> None:
         add(source, made, *entries) if made.name == "decoder.onnx" else shutil.copyfile(source, made)
 
     before = content(bundle.path)
-    monkeypatch.setattr(room, "add_entries", only_the_decoder)
+    monkeypatch.setattr(folder_of_lessons, "add_entries", only_the_decoder)
 
     with pytest.raises(ParityError):
         teach(bundle, parts[:1])
