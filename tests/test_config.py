@@ -331,3 +331,18 @@ def test_mistakes_among_several_cameras_are_told(tmp_path: Path, cameras: str, s
         config_from_yaml(path, StationConfig)
 
     assert "hush" not in str(told.value)
+
+
+def test_the_example_station_is_right() -> None:
+    """Whoever copies deploy/station.yaml, or takes the # from its lines, has a station that starts."""
+    path = Path(__file__).parents[1] / "deploy" / "station.yaml"
+    offered = re.findall(r"^# (\w+:.*|  - .*)$", path.read_text(encoding="utf-8"), re.MULTILINE)
+
+    plain = config_from_yaml(path, StationConfig)
+    full = config_from_dict(yaml.safe_load("\n".join(offered)), StationConfig)
+
+    assert plain.camera.name == "line-1"
+    assert [camera.name for camera in full.cameras] == ["line-1", "line-2"]
+    assert full.cameras[1].trigger is not None
+    assert full.store.folder == Path("/var/lib/mapl-edge/store")
+    assert full.budget_ms == 100
