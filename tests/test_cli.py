@@ -125,11 +125,12 @@ def test_a_killed_training_goes_on(line_data: Path, tmp_path: Path) -> None:
         process.wait(timeout=60)
     assert not (tmp_path / "killed").exists()
 
-    mapl_edge(*arguments, tmp_path / "killed")
+    again = mapl_edge(*arguments, tmp_path / "killed")
     mapl_edge(*arguments, tmp_path / "whole")
 
     weights = [(tmp_path / name / "weights.safetensors").read_bytes() for name in ("killed", "whole")]
     assert weights[0] == weights[1]
+    assert "left by a run that was stopped" in again.stderr
     assert sorted(path.name for path in tmp_path.iterdir()) == ["killed", "train.yaml", "whole"]
 
 

@@ -51,6 +51,10 @@ def train(
         from mapl_edge.model.curves import curves_png, simulations_jpg
         from mapl_edge.model.train import train as train_model
     state = out.with_name(f".{out.name}.state")
+    if state.exists():
+        people.print(
+            f"{state}: left by a run that was stopped; with the same pictures and settings this one goes on there"
+        )
     with bars() as progress:
         checkpoint = train_model(samples, settings, bad, progress, defects=defects, state=state)
     with new_folder(out, MODEL_JSON, overwrite=overwrite) as work:

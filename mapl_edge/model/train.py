@@ -29,7 +29,7 @@ from mapl_edge.arrays import IntArray, UInt8Array
 from mapl_edge.config import TrainConfig
 from mapl_edge.contract import InputContract
 from mapl_edge.dataset import BadPictures, Sample, check_folder, picture_paths
-from mapl_edge.errors import DataError
+from mapl_edge.errors import DataError, PictureError
 from mapl_edge.files import sha256_of
 from mapl_edge.model.bank import Bank
 from mapl_edge.model.batches import Batches, RealDefect
@@ -297,7 +297,11 @@ def _real_defects(
     """Real defects with their masks; an empty mask is none, and a defect beside the region of interest is left out."""
     used, defects = [], []
     for sample, image in bad.read(samples):
-        mask = prepared_mask(sample, contract, image.shape[:2])
+        try:
+            mask = prepared_mask(sample, contract, image.shape[:2])
+        except PictureError as exc:
+            bad.report(exc)
+            continue
         if mask is not None and not mask.any():
             whole = sample.mask(image.shape[:2])
             if whole is not None and whole.any():

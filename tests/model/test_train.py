@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +23,15 @@ from mapl_edge.files import sha256_of
 from mapl_edge.model import train as train_module
 from mapl_edge.model.checkpoint import Checkpoint, checkpoint_from_folder, readings
 from mapl_edge.model.memory import ImageMemory, PatchMemory
-from mapl_edge.model.train import MIN_GOOD, contract_that_fits, memory_choices, split_of, texture_pictures, train
+from mapl_edge.model.train import (
+    MIN_GOOD,
+    _real_defects,
+    contract_that_fits,
+    memory_choices,
+    split_of,
+    texture_pictures,
+    train,
+)
 from mapl_edge.model.validation import Validation
 
 VAEGAN: dict[str, Any] = {"encoder": "vaegan", "steps": 2}
@@ -295,6 +304,22 @@ def test_real_defects_are_learned_from_and_named(line_data: Path, checkpoint: Ch
     assert not torch.equal(
         model.detector.state_dict()["decoder.head.weight"], checkpoint.detector.state_dict()["decoder.head.weight"]
     )
+
+
+def test_a_broken_mask_is_skipped_like_a_broken_picture(line_data: Path, tmp_path: Path) -> None:
+    """With --skip-bad the part is left out and counted; without, training stops and says so."""
+    broken = tmp_path / "mask.png"
+    broken.write_bytes(b"no picture")
+    good = labelled_samples(line_data)[-1]
+    samples = [good, replace(good, mask_path=broken)]
+    skipping = BadPictures(skip=True)
+
+    used, defects = _real_defects(samples, TINY.contract, skipping)
+
+    assert (used, len(defects)) == ([good], 1)
+    assert [error.path for error in skipping.errors] == [str(broken)]
+    with pytest.raises(PictureError, match="skip-bad"):
+        _real_defects(samples, TINY.contract, BadPictures())
 
 
 def test_real_defects_are_prepared_with_their_masks(line_data: Path, monkeypatch: pytest.MonkeyPatch) -> None:
