@@ -116,7 +116,7 @@ def test_limits_without_masks_refuse_a_station_with_masks(
 
 def test_a_frame_of_another_size_is_an_error_verdict(bundle: Bundle, calibration_data: Path, tmp_path: Path) -> None:
     """The masks would lie elsewhere on it."""
-    config = station(tmp_path, ignore=CORNER)
+    config = station(tmp_path, ignore=CORNER, health=False)  # which would tell the size first
     call("calibrate", bundle.path, "--good", calibration_data, "--config", config)
 
     (found,) = verdicts(call("run", bundle.path, "--source", "line:?parts=1&size=64", "--config", config, *ENGINE))
