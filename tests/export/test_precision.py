@@ -15,6 +15,7 @@ from onnx import TensorProto, numpy_helper
 from mapl_edge.bundle import Bundle, open_bundle
 from mapl_edge.errors import BackendError, DataError
 from mapl_edge.export.precision import Feed, fp16_from_onnx, int8_from_onnx
+from mapl_edge.export.search_graph import search_in_form
 from mapl_edge.parity import parity
 from mapl_edge.runtime import FusedEngine
 
@@ -143,9 +144,10 @@ def test_a_smaller_drift_leaves_more_in_float32(fused: Path, feeds: list[Feed], 
 
 def test_tensorrt_form_has_no_offset_and_no_quantized_bias(fused: Path, feeds: list[Feed], tmp_path: Path) -> None:
     """TensorRT refuses int32 biases and zero points other than zero."""
-    path = tmp_path / "int8.onnx"
+    path, plain = tmp_path / "int8.onnx", tmp_path / "plain.onnx"
+    assert search_in_form(fused, plain, "float")
 
-    int8_from_onnx(fused, path, feeds, "tensorrt", drift=np.inf)
+    int8_from_onnx(plain, path, feeds, "tensorrt", drift=np.inf)
 
     graph = onnx.load(path).graph
     values = {i.name: numpy_helper.to_array(i) for i in graph.initializer}

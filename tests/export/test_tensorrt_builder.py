@@ -12,6 +12,7 @@ from trt_versions import SIZE_HW, VERSIONS, Kind, flavour_of, graph, install, pi
 
 from mapl_edge.bundle import open_bundle
 from mapl_edge.errors import BackendError, BackendUnavailable, ContractMismatch, MaplEdgeError, OutputError
+from mapl_edge.export.search_graph import search_in_form
 from mapl_edge.export.tensorrt_builder import Precision, engine_from_onnx
 from mapl_edge.runtime.cuda_memory import open_cuda
 from mapl_edge.runtime.tensorrt_session import TensorRtSession
@@ -228,11 +229,12 @@ def test_real_rtx_builds_for_another_gpu(tmp_path: Path, kind: Precision) -> Non
 @needs_rtx
 def test_real_rtx_takes_the_graph_of_a_bundle(calibrated: Path, tmp_path: Path) -> None:
     """Every operator that we export, uint8 input included, and then what the file says where there is no GPU."""
-    bundle, out = open_bundle(calibrated), tmp_path / "out.engine"
+    bundle, plain, out = open_bundle(calibrated), tmp_path / "plain.onnx", tmp_path / "out.engine"
+    assert search_in_form(bundle.model_path, plain, "float")
 
-    engine_from_onnx(bundle.model_path, out, flavour="tensorrt_rtx", target="sm89", size_hw=bundle.contract.size_hw)
+    engine_from_onnx(plain, out, flavour="tensorrt_rtx", target="sm89", size_hw=bundle.contract.size_hw)
 
-    assert out.stat().st_size > bundle.model_path.stat().st_size / 2
+    assert out.stat().st_size > plain.stat().st_size / 2
     half = tmp_path / "half.engine"
     half.write_bytes(out.read_bytes()[: out.stat().st_size // 2])
     with pytest.raises(BackendError, match="truncated or no engine of this library"):
