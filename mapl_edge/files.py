@@ -105,6 +105,7 @@ def files_errors(out: Path) -> Iterator[None]:
         errno.EACCES: "permission denied; write elsewhere or change the folder's owner",
         errno.EPERM: "permission denied; write elsewhere or change the folder's owner",
         errno.ENOTDIR: "a part of this path is a file, expected a folder; write elsewhere",
+        errno.ENOENT: "its folder cannot be made there; write elsewhere",
         errno.EEXIST: "it exists; choose another name",
         errno.EISDIR: "this is a folder, expected a file; choose another name",
         errno.ENAMETOOLONG: "this name is too long; choose a shorter one",
@@ -117,7 +118,8 @@ def files_errors(out: Path) -> Iterator[None]:
     except OSError as exc:
         if exc.errno not in reasons:
             raise
-        raise OutputError(f"cannot write {out}: {reasons[exc.errno]}") from exc
+        in_the_way = exc.errno == errno.EEXIST and exc.filename is not None and Path(exc.filename) != out
+        raise OutputError(f"cannot write {out}: {reasons[errno.ENOTDIR if in_the_way else exc.errno]}") from exc
 
 
 def write_stdout(line: bytes) -> None:

@@ -156,7 +156,7 @@ def test_verdicts_go_to_stdout_without_out(bundle: Bundle) -> None:
     assert [v["seq"] for v in verdicts] == [0, 1, 2]
     assert set(verdicts[0]) == {
         "seq", "picture", "captured_at", "verdict", "action", "score", "p_value", "threshold", "latency_ms", "stage_ms",
-        "error", "regions",
+        "error", "code", "statistics", "regions",
         "run", "camera", "bundle", "calibration",
     }  # fmt: skip
     assert set(verdicts[0]["stage_ms"]) == {"queue", "prepare", "compute", "judge"}

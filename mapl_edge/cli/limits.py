@@ -12,7 +12,16 @@ from rich.table import Table
 from mapl_edge.bundle import open_bundle
 from mapl_edge.calibration import RegionFilter
 from mapl_edge.cli.app import CALIBRATED, ConfigOption, EngineOption, JsonFlag, SkipBad, app, people
-from mapl_edge.cli.common import area_in_force, bars, opened_bundle, print_json, shown, station_from_yaml, tell_skipped
+from mapl_edge.cli.common import (
+    area_in_force,
+    bars,
+    opened_bundle,
+    print_json,
+    print_wide,
+    shown,
+    station_from_yaml,
+    tell_skipped,
+)
 from mapl_edge.config import MAX_THREADS
 from mapl_edge.errors import BackendUnavailable, OutputError
 from mapl_edge.masks import masks_from_camera
@@ -148,7 +157,7 @@ def _history(path: Path, rollback: int | None, as_json: bool) -> None:
             f"{one.rule}: {one.promise}",
             f"{pictures}{', masked' if one.masks else ''}{'; ' if one.note else ''}{one.note}",
         )
-    people.print(table, soft_wrap=False)
+    print_wide(table)
     print_json(as_json, {"bundle": str(path), "history": [one.model_dump(mode="json") for one in history]})
 
 
@@ -243,7 +252,7 @@ def _tell_decision(what: Path, decision: Any, plot: Path | None, *, required: bo
                 for value, (low, high) in ((value, interval or (0.0, 0.0)) for value, interval in pairs)
             ]
             table.add_row(point.rule, f"{point.limit:.6g}", *shares, *others)
-        people.print(table, soft_wrap=False)
+        print_wide(table)
     if plot is None:
         return
     from mapl_edge.calibrate.plot import plot_tradeoff

@@ -19,6 +19,7 @@ from mapl_edge.cli.common import (
     extra,
     opened_bundle,
     print_json,
+    print_wide,
     shown,
     tell_skipped,
 )
@@ -112,7 +113,7 @@ def bench(
             f"{row.score_error:.0e}",
             shown(accuracy.get(row.engine), ".4f"),
         )
-    people.print(table, soft_wrap=False, width=None if people.is_terminal else 140)
+    print_wide(table)
     if grown:
         search = Table("entries", "index", "ms a frame", "recall@1", "MB", title="search, as the memory grows")
         for entry in grown:

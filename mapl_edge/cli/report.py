@@ -112,7 +112,7 @@ def report(
         work.write_bytes(content)
     if calibration is None:
         people.print(f"{bundle}: no thresholds yet, so the report has no promise and no verdict", markup=False)
-    people.print(f"{out}: {len(content) / 1e6:.1f} MB", markup=False)
+    people.print(f"{out}: {len(content) / 1e6:.2g} MB", markup=False)
     print_json(as_json, {"report": str(out), **made.as_json()})
 
 

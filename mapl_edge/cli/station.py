@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 import uuid
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
@@ -105,7 +106,9 @@ def run(
         ]
         triggers = [_triggers(camera, each, at_end) for camera, each in zip(cameras, fields, strict=True)]
         opens = [
-            partial(_triggered, open_source, asked, budget or 1e3 * camera.stale_after_s) if asked else open_source
+            open_source
+            if asked is None
+            else partial(_triggered, open_source, asked, budget or 1e3 * camera.stale_after_s, stop)
             for camera, open_source, asked, budget in zip(cameras, opens, triggers, budgets, strict=True)
         ]
         sources: dict[int, Source] = {}
@@ -124,7 +127,7 @@ def run(
         lanes: dict[Path, list[Lane]] = {path: [] for path in loaded}
         inspectors = []
         for i, (each, path) in enumerate(zip(cameras, paths, strict=True)):
-            gate_of = partial(_gate, each, live=i not in sources or sources[i].live)
+            gate_of = partial(_gate, each, live=i not in sources or _is_live(sources[i]))
             inspector_of = partial(_inspector, station=station, budget_ms=budgets[i])
             gate = gate_of(loaded[path])
             first = inspector_of(engines[path], loaded[path], gate, areas[i])
@@ -237,10 +240,16 @@ def _triggers(camera: CameraConfig, fields: dict[str, str], at_end: ExitStack) -
     return triggers
 
 
-def _triggered(open_source: Callable[[], Source], triggers: Triggers, wait_ms: float) -> Source:
+def _is_live(source: Source) -> bool:
+    """Whether its frames come by themselves, triggered or not."""
+    live: bool = getattr(source, "camera_is_live", source.live)
+    return live
+
+
+def _triggered(open_source: Callable[[], Source], triggers: Triggers, wait_ms: float, stop: threading.Event) -> Source:
     from mapl_edge.runtime import TriggeredSource
 
-    return TriggeredSource(open_source(), triggers, wait_ms / 1e3)
+    return TriggeredSource(open_source(), triggers, wait_ms / 1e3, stop=stop)
 
 
 def _sinks(

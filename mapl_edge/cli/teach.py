@@ -12,7 +12,15 @@ from rich.table import Table
 
 from mapl_edge.bundle import Bundle
 from mapl_edge.cli.app import JsonFlag, app, people
-from mapl_edge.cli.common import bars, calibration_or_none, extra, opened_bundle, print_json, station_from_yaml
+from mapl_edge.cli.common import (
+    bars,
+    calibration_or_none,
+    extra,
+    opened_bundle,
+    print_json,
+    print_wide,
+    station_from_yaml,
+)
 from mapl_edge.engine_record import engine_names
 from mapl_edge.errors import DataError
 from mapl_edge.verdict import Outcome
@@ -202,7 +210,7 @@ def _show(bundle: Bundle, lessons: list[dict[str, Any]], as_json: bool) -> None:
         table.add_row(
             f"{one['number']:04d}", one["at"], one["by"], escape(", ".join(one["parts"])), str(one["entries"]), scores
         )
-    people.print(table, soft_wrap=False)
+    print_wide(table)
     print_json(as_json, {"bundle": str(bundle.path), "digest": bundle.digest, "lessons": lessons})
 
 

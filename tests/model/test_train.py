@@ -182,7 +182,7 @@ def test_a_damaged_model_folder_is_refused(model_folder: Path, tmp_path: Path, d
 def test_a_model_of_another_schema_is_refused(model_folder: Path, tmp_path: Path, schema: int, says: str) -> None:
     """Last year's models have other weights; next year's other meanings."""
     text = (model_folder / "model.json").read_text()
-    (tmp_path / "model.json").write_text(text.replace('"schema_version": 2', f'"schema_version": {schema}'))
+    (tmp_path / "model.json").write_text(text.replace('"schema_version": 3', f'"schema_version": {schema}'))
 
     with pytest.raises(BundleError, match=says):
         checkpoint_from_folder(tmp_path)

@@ -216,3 +216,22 @@ def test_a_socket_left_by_a_killed_station_is_replaced(start: Callable[..., Stat
             TriggerSocket(file, station.triggers, {})
 
     assert file.read_text() == "mine"
+
+
+@pytest.mark.parametrize("stopped_by", ["stop", "close"])
+def test_a_camera_that_nobody_triggers_ends_when_it_shall(stopped_by: str) -> None:
+    """Ctrl-C on a line that stands still must not wait for a part."""
+    stop = threading.Event()
+    source = TriggeredSource(Live(), Triggers(), wait_s=1.0, stop=stop)
+    seen: list[Shot] = []
+    waiting = threading.Thread(target=lambda: seen.extend(source.shots()), daemon=True)
+    waiting.start()
+
+    (stop.set if stopped_by == "stop" else source.close)()
+
+    waiting.join(5)
+    assert not waiting.is_alive()
+    assert seen == []
+    assert source.camera_is_live
+    assert not source.live
+    source.close()
