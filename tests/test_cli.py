@@ -458,7 +458,9 @@ def test_every_kind_of_picture_gets_a_verdict(bundle: Bundle, tmp_path: Path) ->
         cv2.imwrite(str(folder / f"{name}.png"), pixels)
     (folder / "cut.png").write_bytes((folder / "grey.png").read_bytes()[:200])
 
-    result = mapl_edge("run", bundle.path, "--source", folder)
+    (tmp_path / "station.yaml").write_text("camera: {health: off}\n")  # it would rightly say that this is no camera
+
+    result = mapl_edge("run", bundle.path, "--source", folder, cwd=tmp_path)
 
     verdicts = {v["picture"]: v for v in map(json.loads, result.stdout.splitlines())}
     assert {name for name, v in verdicts.items() if v["verdict"] == "ERROR"} == {"cut.png", "tiny.png"}
