@@ -18,10 +18,11 @@ DARK = "line:?size=96&parts=150&defects=0&seed=1&start=5000&lamp=0.99"  # half t
 
 @pytest.fixture(scope="module")
 def dark(calibrated: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A station's folder after a run in which the lamp dies."""
+    """A station's folder after a run in which the lamp dies, and no camera check stops the dark pictures."""
     folder = tmp_path_factory.mktemp("dark")
+    camera = f"{{name: line-3, source: '{DARK}', health: off}}"
     (folder / "station.yaml").write_text(
-        f"bundle: {calibrated}\ncamera: {{name: line-3, source: '{DARK}'}}\nout: v.jsonl\nthreads: 1\nstore: store\n"
+        f"bundle: {calibrated}\ncamera: {camera}\nout: v.jsonl\nthreads: 1\nstore: store\n"
     )
     (folder / "told").write_text(mapl_edge("run", cwd=folder).stderr)
     return folder
