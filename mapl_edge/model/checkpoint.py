@@ -29,8 +29,10 @@ from mapl_edge.engine import BaseEngine
 from mapl_edge.errors import BundleError
 from mapl_edge.model.detector import Detector, empty_memory
 from mapl_edge.model.encoder import empty_encoder
+from mapl_edge.model.evidence import Evidence
 
-MODEL_SCHEMA = 3
+MODEL_SCHEMA = 4  # 3 had no level in its evidence: a slope of nought
+_READABLE = (3, MODEL_SCHEMA)
 
 
 class TrainingRecord(BaseModel):
@@ -101,13 +103,17 @@ def checkpoint_from_folder(folder: Path) -> Checkpoint:
     try:
         content = json.loads((folder / MODEL_JSON).read_bytes())
         found = content.get("schema_version", 0)
-        if found != MODEL_SCHEMA:
+        if found not in _READABLE:
             what = "newer" if found > MODEL_SCHEMA else "older"
             do = "update mapl-edge" if found > MODEL_SCHEMA else "train again"
             raise BundleError(f"{folder}: schema {found} is {what} than this version reads ({MODEL_SCHEMA}); {do}")
         record = TrainingRecord.model_validate(content)
         detector = empty_detector(record.config, record.memory_samples)
-        detector.load_state_dict(load((folder / "weights.safetensors").read_bytes()))
+        weights = load((folder / "weights.safetensors").read_bytes())
+        if found == 3 and detector.evidence is not None:
+            unlevelled = Evidence().state_dict(prefix="evidence.")
+            weights |= {name: unlevelled[name] for name in ("evidence.level_slope", "evidence.level_range")}
+        detector.load_state_dict(weights)
         with np.load(folder / "pictures.npz", allow_pickle=False) as arrays:
             memory, golden, simulated = arrays["memory"], arrays["golden"], arrays["simulated"]
             validation = arrays["validation"] if "validation" in arrays else golden[:0]  # the first ones had none

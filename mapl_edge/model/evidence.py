@@ -3,7 +3,8 @@
 The decoder knows defects that look like simulated ones; the distance knows whatever is far from all normals, however it
 looks. Each is brought to zero mean and unit deviation on normal pictures, then they add up. The decoder's voice is
 weighted by how well it tells simulated defects from normals: on a surface where it cannot, it has little to say of real
-ones either. Nothing here needs a real defect.
+ones either. A rough part is far from all others everywhere, which is no defect: what the highest places say is lowered
+by what a picture's level, its median distance, makes one expect of a normal picture. Nothing here needs a real defect.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ from mapl_edge.model.decoder import upsample
 
 JOINT_WINDOWS, DISTANCE_WINDOWS = (1, 3, 9), (1, 3, 5)  # cells of stride 4 and of stride 8: a speck to a broad stain
 TOP_CELLS = 6  # of stride 4: the size of a 10x10 px defect
+LEVEL_SHARE = 0.5  # of the least-squares slope: a defect raises a picture's level a little too
 
 
 class Evidence(nn.Module):
@@ -24,12 +26,16 @@ class Evidence(nn.Module):
     Attributes:
         head_unit: float32 (2,), mean and deviation of the decoder's log-odds on normal pictures.
         weight: float32 (), of the decoder, 0 to 1.
-        pool_mean, pool_std: float32 (P,), of each pooled value on normal pictures.
+        level_slope: float32 (P,), how much of a pooled value a picture's level explains; 0: none.
+        level_range: float32 (2,), lowest and highest level of normal pictures: beyond them nothing is explained away.
+        pool_mean, pool_std: float32 (P,), of each pooled value on normal pictures, less what their level explains.
         middle: float32 (), joint evidence that the map shows as 0.5: what one in a thousand normal pixels exceeds.
     """
 
     head_unit: Tensor
     weight: Tensor
+    level_slope: Tensor
+    level_range: Tensor
     pool_mean: Tensor
     pool_std: Tensor
     middle: Tensor
@@ -39,6 +45,8 @@ class Evidence(nn.Module):
         pools = len(JOINT_WINDOWS) + len(DISTANCE_WINDOWS)
         self.register_buffer("head_unit", torch.tensor([0.0, 1.0]))
         self.register_buffer("weight", torch.ones(()))
+        self.register_buffer("level_slope", torch.zeros(pools))
+        self.register_buffer("level_range", torch.zeros(2))
         self.register_buffer("pool_mean", torch.zeros(pools))
         self.register_buffer("pool_std", torch.ones(pools))
         self.register_buffer("middle", torch.zeros(()))
@@ -55,7 +63,9 @@ class Evidence(nn.Module):
             limits. Maps (B, H, W), 0 to 1.
         """
         joint = self.joint(head, distance)
-        scores = ((self._pooled(joint, distance) - self.pool_mean) / self.pool_std).mean(1)
+        level = _level(distance).clamp(self.level_range[0], self.level_range[1])
+        pooled = self._pooled(joint, distance) - level * self.level_slope
+        scores = ((pooled - self.pool_mean) / self.pool_std).mean(1)
         return scores, torch.sigmoid((upsample(joint, 4) - self.middle) / 2)[:, 0]
 
     def joint(self, head: Tensor, distance: Tensor) -> Tensor:
@@ -74,7 +84,10 @@ class Evidence(nn.Module):
         self.head_unit.copy_(torch.stack([normal.mean(), normal.std(correction=0).clamp_min(1e-3)]))
         self.weight.fill_(reliability(_top(head, 1), anomalous))
         joint, far = self.joint(head, distance)[~anomalous], distance[~anomalous]
-        pooled = self._pooled(joint, far)
+        pooled, level = self._pooled(joint, far), _level(far)
+        self.level_range.copy_(torch.cat([level.min(0).values, level.max(0).values]))
+        self.level_slope.copy_(LEVEL_SHARE * _slope(level, pooled))
+        pooled = pooled - level * self.level_slope
         self.pool_mean.copy_(pooled.mean(0))
         self.pool_std.copy_(pooled.std(0, correction=0).clamp_min(1e-3))
         values = joint.flatten().sort().values
@@ -102,6 +115,18 @@ def log_odds(logits: Tensor, stride: int) -> Tensor:
     """Logits of normal and anomalous, (B, 2, H/stride, W/stride), stride 4 or 1 → log-odds of anomalous at stride 4."""
     odds = logits[:, 1:] - logits[:, :1]
     return odds if stride == 4 else F.avg_pool2d(odds, 4 // stride)
+
+
+def _level(distance: Tensor) -> Tensor:
+    """The median over cells of stride 16, (B, 1, H/8, W/8) → (B, 1); of an even number the upper of the middle two."""
+    cells = F.avg_pool2d(distance, 2).flatten(1)
+    return cells.topk((cells.shape[1] + 1) // 2, dim=1).values[:, -1:]
+
+
+def _slope(x: Tensor, y: Tensor) -> Tensor:
+    """Of the line through y (N, P) over x (N, 1) by least squares, never downwards, (P,); 0 where x does not vary."""
+    away = x - x.mean()
+    return ((away * (y - y.mean(0))).sum(0) / away.square().sum().clamp_min(1e-6)).clamp_min(0)
 
 
 def _top(x: Tensor, window: int) -> Tensor:

@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 import torch
 from scipy.ndimage import uniform_filter
+from scipy.stats import linregress
 from sklearn.metrics import roc_auc_score
 from torch import Tensor
 
@@ -65,29 +66,34 @@ def doubled(plane: np.ndarray, factor: int = 2) -> np.ndarray:
 
 def written_out(
     head: Tensor, distance: Tensor, unit: tuple[float, float], weight: float
-) -> tuple[np.ndarray, np.ndarray]:
-    """Joint evidence (N, H/4, W/4) and the pooled values (N, P)."""
-    joints, pooled = [], []
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Joint evidence (N, H/4, W/4), the pooled values (N, P) and levels (N, 1)."""
+    joints, pooled, levels = [], [], []
     for near, far in zip(head[:, 0].double().numpy(), distance[:, 0].double().numpy(), strict=True):
         joint = weight * (near - unit[0]) / unit[1] + mean_over(doubled(far), 3)
         tops = [np.sort(mean_over(joint, k).ravel())[-TOP_CELLS:].mean() for k in JOINT_WINDOWS]
         pooled.append(tops + [mean_over(far, k).max() for k in DISTANCE_WINDOWS])
         joints.append(joint)
-    return np.stack(joints), np.array(pooled)
+        h, w = far.shape
+        levels.append([np.quantile(far.reshape(h // 2, 2, w // 2, 2).mean((1, 3)), 0.5, method="higher")])
+    return np.stack(joints), np.array(pooled), np.array(levels)
 
 
 @pytest.mark.parametrize("shift", [0.5, 2.0, 10.0], ids=["unsure", "fair", "sure"])
 def test_scores_and_maps_are_the_documented_sums(shift: float) -> None:
-    """Units from normals, decoder weighted, pooled over windows, in units of normals; middle: one in a thousand."""
+    """Decoder weighted, pooled over windows, less half of what the level explains; middle: one in a thousand."""
     head, distance, anomalous = held_out(shift)
     plain = head.double().numpy()
     unit = plain[~anomalous.numpy()].mean(), plain[~anomalous.numpy()].std()
     tops = np.sort(plain.reshape(40, -1), axis=1)[:, -TOP_CELLS:].mean(1)
     weight = max(0.0, 2 * roc_auc_score(anomalous.numpy(), tops) - 1) ** 2
-    joint_of_normals, of_normals = written_out(head[~anomalous], distance[~anomalous], unit, weight)
+    joint_of_normals, of_normals, levels = written_out(head[~anomalous], distance[~anomalous], unit, weight)
     middle = np.sort(joint_of_normals.ravel())[int(0.999 * (joint_of_normals.size - 1))]
     new = readings(3, seed=2)
-    joint, pooled = written_out(*new, unit, weight)
+    joint, pooled, level = written_out(*new, unit, weight)
+    slope = [max(0.0, linregress(levels[:, 0], column).slope) / 2 for column in of_normals.T]
+    of_normals -= levels * slope
+    pooled -= level.clip(levels.min(), levels.max()) * slope
     evidence = fitted(shift)
 
     scores, maps = evidence(*new)
@@ -155,6 +161,44 @@ def test_a_spot_never_lowers_the_score_and_raises_it_when_strong(which: str, sid
             scores.append(float(evidence(spotted["head"], spotted["distance"])[0][0]))
         assert scores == sorted(scores)
         assert scores[-1] > scores[0] + 0.5
+
+
+def rough_and_smooth() -> Evidence:
+    """Evidence of parts of two surfaces, one of which lies farther from the memory everywhere, and varies more."""
+    head, distance = readings(40, seed=4)
+    distance[::2] = 2 + 1.5 * distance[::2]
+    evidence = Evidence()
+    evidence.fit(head, distance, torch.zeros(40, dtype=torch.bool))
+    return evidence
+
+
+def test_half_of_what_a_rough_surface_explains_is_taken_away() -> None:
+    """Rough normals score higher than smooth ones still, by half as much as without."""
+    evidence = rough_and_smooth()
+    head, distance = readings(40, seed=5)
+    distance[::2] = 2 + 1.5 * distance[::2]
+    joint = evidence.joint(head, distance)
+
+    scores, _ = evidence(head, distance)
+
+    ahead = float(scores[::2].mean() - scores[1::2].mean())
+    evidence.level_slope.zero_()
+    pooled = evidence._pooled(joint, distance)
+    without = (pooled[::2].mean(0) - pooled[1::2].mean(0)) / evidence.pool_std
+    assert ahead == pytest.approx(float(without.mean()) / 2, rel=0.15)
+
+
+def test_a_part_that_is_far_everywhere_is_not_explained_away() -> None:
+    """Beyond the levels of normal parts nothing is: a wrong part scores as high as it is far."""
+    evidence = rough_and_smooth()
+    head, distance = readings(1, seed=6)
+    top = float(evidence.level_range[1])
+
+    scores = [float(evidence(head, distance + top + more)[0][0]) for more in (1.0, 5.0, 25.0)]
+
+    joint_and_far = 1 / evidence.pool_std  # all pooled values grow by as much as the distance does
+    for i, more in ((0, 4.0), (1, 20.0)):
+        assert scores[i + 1] - scores[i] == pytest.approx(more * float(joint_and_far.mean()), rel=1e-3)
 
 
 @pytest.mark.parametrize("which", ["head", "distance"])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import shutil
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,7 @@ import torch
 from conftest import TINY
 from hypothesis import given
 from hypothesis import strategies as st
+from safetensors.torch import load_file, save_file
 
 from mapl_edge.config import TrainConfig
 from mapl_edge.contract import InputContract
@@ -176,13 +178,32 @@ def test_a_damaged_model_folder_is_refused(model_folder: Path, tmp_path: Path, d
         checkpoint_from_folder(tmp_path)
 
 
+def test_a_model_without_a_level_scores_as_it_did(model_folder: Path, tmp_path: Path) -> None:
+    """Schema 3: nothing is explained away, so limits that were set for it stay right."""
+    shutil.copytree(model_folder, tmp_path, dirs_exist_ok=True)
+    weights = load_file(tmp_path / "weights.safetensors")
+    kept = {name: value for name, value in weights.items() if "evidence.level_" not in name}
+    save_file(kept, tmp_path / "weights.safetensors")
+    text = (tmp_path / "model.json").read_text()
+    (tmp_path / "model.json").write_text(text.replace('"schema_version": 4', '"schema_version": 3'))
+    present = checkpoint_from_folder(model_folder)
+    assert present.detector.evidence is not None
+    present.detector.evidence.level_slope.zero_()
+
+    older = checkpoint_from_folder(tmp_path)
+
+    assert len(kept) == len(weights) - 2
+    scores = [readings(one.detector, present.golden_pictures)[0] for one in (older, present)]
+    np.testing.assert_array_equal(*scores)
+
+
 @pytest.mark.parametrize(
     ("schema", "says"), [(1, "schema 1 is older than .*; train again"), (99, "schema 99 is newer than .*; update")]
 )
 def test_a_model_of_another_schema_is_refused(model_folder: Path, tmp_path: Path, schema: int, says: str) -> None:
     """Last year's models have other weights; next year's other meanings."""
     text = (model_folder / "model.json").read_text()
-    (tmp_path / "model.json").write_text(text.replace('"schema_version": 3', f'"schema_version": {schema}'))
+    (tmp_path / "model.json").write_text(text.replace('"schema_version": 4', f'"schema_version": {schema}'))
 
     with pytest.raises(BundleError, match=says):
         checkpoint_from_folder(tmp_path)
