@@ -10,14 +10,15 @@ import numpy as np
 import onnx
 import onnxruntime
 import pytest
-from onnx import TensorProto, numpy_helper
+from onnx import TensorProto, helper, numpy_helper
 
 from mapl_edge.bundle import Bundle, open_bundle
 from mapl_edge.errors import BackendError, DataError
-from mapl_edge.export.precision import Feed, fp16_from_onnx, int8_from_onnx
+from mapl_edge.export.precision import Feed, _Form, _Graph, _measured, _session, fp16_from_onnx, int8_from_onnx
 from mapl_edge.export.search_graph import search_in_form
 from mapl_edge.parity import parity
 from mapl_edge.runtime import FusedEngine
+from mapl_edge.runtime.onnx_session import OnnxSession
 
 
 @pytest.fixture(scope="module")
@@ -165,7 +166,8 @@ def test_seven_bits_leave_room_for_a_sum_of_two(fused: Path, feeds: list[Feed], 
 
     int8_from_onnx(fused, path, feeds[:2], drift=np.inf, weight_bits=7)
 
-    weights = [numpy_helper.to_array(i) for i in onnx.load(path).graph.initializer if i.name.endswith("_quantized")]
+    constants = [numpy_helper.to_array(i) for i in onnx.load(path).graph.initializer if i.name.endswith("_quantized")]
+    weights = [constant for constant in constants if constant.dtype == np.int8]
     assert max(int(np.abs(w).max()) for w in weights) == 63
 
 
@@ -179,3 +181,67 @@ def test_what_cannot_be_done_is_told(fused: Path, tmp_path: Path) -> None:
         fp16_from_onnx(tmp_path / "empty.onnx", tmp_path / "a.onnx")
 
     assert not (tmp_path / "a.onnx").exists()
+
+
+def test_a_convolution_that_was_spared_keeps_its_weights(tmp_path: Path) -> None:
+    """Between two in int8, one whose channels differ a thousandfold: a scale for all of them would be its end."""
+    rng = np.random.default_rng(0)
+    gains = np.geomspace(0.01, 10, 8).astype(np.float32)
+    weights = {
+        "first": rng.normal(size=(8, 3, 1, 1)).astype(np.float32),
+        "spared": rng.normal(size=(8, 1, 3, 3)).astype(np.float32) * gains[:, None, None, None],
+        "last": rng.normal(size=(2, 8, 1, 1)).astype(np.float32) / gains[None, :, None, None],
+    }
+    biases = {f"{name}_bias": np.full(len(w), 0.1, np.float32) for name, w in weights.items()}
+    names = ["image", "first_out", "spared_out", "map"]
+    nodes = [
+        helper.make_node(
+            "Conv",
+            [a, name, f"{name}_bias"],
+            [b],
+            name=name,
+            pads=[w.shape[2] // 2] * 4,
+            group=8 // w.shape[1] if w.shape[1] == 1 else 1,
+        )
+        for (name, w), a, b in zip(weights.items(), names[:-1], names[1:], strict=True)
+    ]
+    graph = helper.make_graph(
+        nodes,
+        "three",
+        [helper.make_tensor_value_info("image", TensorProto.FLOAT, [1, 3, 16, 16])],
+        [helper.make_tensor_value_info("map", TensorProto.FLOAT, [1, 2, 16, 16])],
+        [numpy_helper.from_array(value, name) for name, value in (weights | biases).items()],
+    )
+    path = tmp_path / "float.onnx"
+    onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=10), path)
+    pictures: list[Feed] = [{"image": rng.normal(size=(1, 3, 16, 16)).astype(np.float32)} for _ in range(4)]
+    ranges, _ = _measured(_Graph(onnx.load(path), path), pictures)
+
+    made = _Form(True, 127, ranges).quantised(_Graph(onnx.load(path), path), {"first", "last"})
+    onnx.save(made, tmp_path / "int8.onnx")
+
+    found = OnnxSession(tmp_path / "int8.onnx").run(pictures[0])["map"]
+
+    expected = _session(made).run(None, pictures[0])[0]
+    assert np.abs(found - expected).max() < 0.01 * expected.std()
+
+
+def test_a_channel_without_weights_keeps_its_bias(tmp_path: Path) -> None:
+    """In steps of nothing it would be more than 32 bits hold."""
+    weight, bias = np.zeros((2, 3, 1, 1), np.float32), np.array([0.5, 3.0], np.float32)
+    weight[1] = 1
+    graph = helper.make_graph(
+        [helper.make_node("Conv", ["image", "weight", "bias"], ["map"], name="only")],
+        "one",
+        [helper.make_tensor_value_info("image", TensorProto.FLOAT, [1, 3, 8, 8])],
+        [helper.make_tensor_value_info("map", TensorProto.FLOAT, [1, 2, 8, 8])],
+        [numpy_helper.from_array(weight, "weight"), numpy_helper.from_array(bias, "bias")],
+    )
+    path, made = tmp_path / "float.onnx", tmp_path / "int8.onnx"
+    onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=10), path)
+    picture = {"image": np.random.default_rng(0).normal(size=(1, 3, 8, 8)).astype(np.float32)}
+
+    int8_from_onnx(path, made, [picture], drift=np.inf)
+
+    expected, found = (OnnxSession(one).run(picture)["map"] for one in (path, made))
+    np.testing.assert_allclose(found, expected, atol=0.2)

@@ -7,13 +7,17 @@ import onnx
 import onnxruntime
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from hypothesis.extra.numpy import arrays
 
 from mapl_edge.arrays import AnyArray
 from mapl_edge.config import TrainConfig
 from mapl_edge.export.onnx_graph import onnx_from_detector
-from mapl_edge.export.search_graph import Form, search_in_form
+from mapl_edge.export.search_graph import Form, _bytes, _read, search_in_form
 from mapl_edge.model.detector import Detector, empty_memory
 from mapl_edge.model.encoder import pretrained_encoder
+from mapl_edge.search import CODE, NEVER
 
 FORMS: tuple[Form, ...] = ("float", "integer", "qdq")
 PATCHES = 200  # in blocks of 64, the last one filled up
@@ -61,6 +65,33 @@ def answers(path: Path, pictures: AnyArray) -> list[AnyArray]:
     return found
 
 
+@given(
+    codes=arrays(np.int8, st.tuples(st.integers(1, 8), st.integers(1, 20)), elements=st.integers(-CODE, CODE)),
+    empty=st.integers(0, 5),
+    seed=st.integers(0, 9),
+)
+def test_bytes_give_the_squared_distance_and_never_a_place_without_a_patch(
+    codes: AnyArray, empty: int, seed: int
+) -> None:
+    """For any query, as far away as one can be too."""
+    dims, patches = codes.shape
+    padded = np.concatenate([codes, np.zeros((dims, empty))], 1).astype(np.float32)
+    squares = np.where(np.arange(patches + empty) < patches, np.square(padded).sum(0), NEVER).astype(np.float32)
+    drawn = np.random.default_rng(seed).integers(-CODE, CODE + 1, (20, dims))
+    queries = np.concatenate([drawn, np.where(drawn < 0, -CODE, CODE)])
+
+    table = _bytes(padded, squares).astype(np.int64)
+
+    ones = np.full((40, len(table) - dims), CODE)
+    ones[:, -1] = 1
+    found = np.concatenate([queries, ones], 1) @ table
+    slow = np.square(queries[:, :, None] - codes[None].astype(np.int64)).sum(1)
+    np.testing.assert_array_equal(found[:, :patches] + np.square(queries).sum(1, keepdims=True), slow)
+    np.testing.assert_array_equal(found.argmin(1), slow.argmin(1))
+    for what, again in zip((padded, squares), _read(_bytes(padded, squares), dims), strict=True):
+        np.testing.assert_array_equal(what, again)
+
+
 @pytest.mark.parametrize("batch", [1, 5])
 @pytest.mark.parametrize("form", [*FORMS, "again"])
 def test_every_form_gives_the_same_answers(graphs: dict[str, Path], pictures: AnyArray, form: str, batch: int) -> None:
@@ -90,7 +121,7 @@ def test_a_form_multiplies_as_it_says(graphs: dict[str, Path], form: str, produc
     """And leaves nothing behind of the form before it."""
     graph = onnx.load(graphs[form]).graph
     memory = PATCHES + -PATCHES % 64
-    of_the_memory = {i.name for i in graph.initializer if list(i.dims) == [64, memory]}
+    of_the_memory = {i.name for i in graph.initializer if len(i.dims) == 2 and i.dims[1] == memory}
 
     readers = {node.op_type for node in graph.node if of_the_memory & set(node.input)}
 
