@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar, get_args
 
 import yaml
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, PositiveInt, ValidationError, model_validator
 from pydantic_core import ErrorDetails
 
 from mapl_edge.contract import InputContract
@@ -50,13 +50,46 @@ class HealthConfig(Section):
         return dict.fromkeys(("size", "frozen", "light", "sharpness", "colour", "shift"), content)
 
 
-class TriggerConfig(Section):
-    """Where software says that a part is there."""
+class PresenceConfig(Section):
+    """How parts on a belt are seen; see `mapl_edge.runtime.presence`. Lengths are shares of the ROI along the belt."""
 
-    socket: Path
+    roi: tuple[Annotated[int, Field(ge=0)], Annotated[int, Field(ge=0)], PositiveInt, PositiveInt] | None = None
+    """x, y, width, height in camera pixels; None: the model's, or the whole picture."""
+    axis: Literal["x", "y"] = "x"
+    """Along which parts move in the picture."""
+    background: Path | None = None
+    """Picture of the empty belt, of the camera's size; None: learned from the first 30 frames."""
+    contrast: float = Field(default=12.0, gt=0, le=255)
+    """Grey levels by which a part differs from the belt, in any channel."""
+    smallest: float = Field(default=0.1, gt=0, le=1)
+    """Length of the shortest part."""
+    gap: float = Field(default=0.05, ge=0, lt=1)
+    """What is nearer to each other belongs to one part."""
+
+
+class TriggerConfig(Section):
+    """What says that a part is there: other software, or the camera's own picture."""
+
+    socket: Path | None = None
     """Unix socket that `run` makes; see `mapl_edge.runtime.trigger_socket`."""
+    presence: PresenceConfig | None = None
+    """A part on the belt. `presence: true` takes the defaults."""
     queue: int = Field(default=8, ge=1)
     """Triggers that may wait; one more is an ERROR verdict."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _bare_presence(cls, content: Any) -> Any:
+        if isinstance(content, dict) and content.get("presence") is True:
+            return {**content, "presence": {}}
+        return content
+
+    @model_validator(mode="after")
+    def _one_of_them(self) -> TriggerConfig:
+        if (self.socket is None) == (self.presence is None):
+            found = "neither" if self.socket is None else "both"
+            raise ValueError(f"found {found} of socket: and presence:, expected one of them")
+        return self
 
 
 def _drawing(content: Any) -> Any:

@@ -7,10 +7,12 @@ from mapl_edge.runtime.engine_choice import Proof, choose_engine, engine_of, sta
 from mapl_edge.runtime.engines import FusedEngine, SplitEngine
 from mapl_edge.runtime.inspector import Inspection, Inspector, Inspects
 from mapl_edge.runtime.loop import Drop, RunSummary, run
+from mapl_edge.runtime.presence import Presence
 from mapl_edge.runtime.reload import AtWork, Lane, Reload
-from mapl_edge.runtime.sinks import ExpectingSink, JsonLines, LateSink, SharedSink, Sink, StdoutLines
+from mapl_edge.runtime.sinks import ExpectingSink, JsonLines, LateSink, QueuedSink, SharedSink, Sink, StdoutLines
 from mapl_edge.runtime.sources import Blank, Shot, Source, is_camera, source_from_uri
-from mapl_edge.runtime.store import RunIdentity, Store, open_store
+from mapl_edge.runtime.store import Store, open_store
+from mapl_edge.runtime.store_batch import RunIdentity
 from mapl_edge.runtime.swap import Judging, SwapInspector
 from mapl_edge.runtime.systemd import SystemdSink
 from mapl_edge.runtime.trigger_socket import TriggerSocket
@@ -36,7 +38,9 @@ __all__ = [
     "LateSink",
     "OpenEngine",
     "Patience",
+    "Presence",
     "Proof",
+    "QueuedSink",
     "Reload",
     "RunIdentity",
     "RunSummary",

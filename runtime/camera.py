@@ -93,9 +93,9 @@ class CameraCounts:
     dropped: Counter[str] = field(default_factory=Counter)
 
     def __str__(self) -> str:
+        told = Counter({why: n for why, n in self.dropped.items() if why != "newer"})  # the run tells those
         lost, dropped = (
-            ", ".join(f"{n} {why}" for why, n in sorted(counter.items())) or "none"
-            for counter in (self.lost, self.dropped)
+            ", ".join(f"{n} {why}" for why, n in sorted(counter.items())) or "none" for counter in (self.lost, told)
         )
         return f"{self.frames} frames, {self.reconnects} reconnects (lost: {lost}), dropped: {dropped}"
 
@@ -194,6 +194,11 @@ class LiveCamera:
     def state(self) -> CameraState:
         """Where it is now."""
         return self._state
+
+    @property
+    def replaced(self) -> int:
+        """Frames that newer ones replaced before the run took them."""
+        return self.counts.dropped["newer"]
 
     @property
     def counts(self) -> CameraCounts:

@@ -14,6 +14,7 @@ from mapl_edge.drift import Drift
 from mapl_edge.errors import DataError, OutputError
 from mapl_edge.files import files_errors
 from mapl_edge.part_statistics import values_of
+from mapl_edge.runtime.background import Background
 from mapl_edge.runtime.inspector import Inspection
 from mapl_edge.runtime.passed import passed_parts
 from mapl_edge.runtime.store_database import DATABASE
@@ -23,6 +24,8 @@ logger = logging.getLogger(__name__)
 
 RESUMED = 3_000  # newest passed parts of the store that a start goes over: about 0.3 s
 EVENTS = "drift.jsonl"
+MOST_ALARMS = 100  # that may wait for a disk
+CLOSE_S = 5.0  # how long the last ones may take
 
 
 class DriftSink:
@@ -56,6 +59,7 @@ class DriftSink:
         self.drift = Drift(calibration, config.parts_per_false_alarm, config.quiet_parts)
         self.events = config.events or (store / EVENTS if store is not None else None)
         self._station, self._tell, self._silent = dict(station), tell, False
+        self._alarms: Background[tuple[str, dict[str, object]]] | None = None
         if store is not None and (store / DATABASE).is_file():
             self._resume(store)
         if not self.drift.n_baseline:
@@ -72,25 +76,33 @@ class DriftSink:
             self._complain(f"part {verdict.seq} is not followed: {exc}")
             return
         for alarm in alarms:
-            self._tell(str(alarm))
-            self._write({**alarm.as_json(), "seq": verdict.seq, "captured_at": utc_text(verdict.captured_at)})
+            if self._alarms is None:  # rare: most runs have none
+                self._alarms = Background(
+                    self._tell_alarm, f"camera {self._station.get('camera')}: alarms", MOST_ALARMS
+                )
+            stamp = {"seq": verdict.seq, "captured_at": utc_text(verdict.captured_at)}
+            self._alarms.put((str(alarm), alarm.as_json() | stamp | self._station))
 
     def change(self, after: DriftSink) -> None:
         """Go on with the charts of another calibration, between two parts."""
         self.drift, self._station = after.drift, after._station
 
     def close(self) -> None:
-        """See `Sink`; every event has been written."""
+        """See `Sink`."""
+        if self._alarms is not None:
+            self._alarms.close(CLOSE_S)
 
-    def _write(self, event: dict[str, object]) -> None:
-        """An event is no verdict: where the disk refuses it, the station goes on."""
+    def _tell_alarm(self, alarm: tuple[str, dict[str, object]]) -> None:
+        """In a thread of its own. An alarm is no verdict: where the disk refuses it, the station goes on."""
+        line, event = alarm
+        self._tell(line)
         if self.events is None:
             return
         try:
             with files_errors(self.events):
                 self.events.parent.mkdir(parents=True, exist_ok=True)
                 with self.events.open("a", encoding="utf-8") as file:
-                    file.write(json.dumps(event | self._station, ensure_ascii=False) + "\n")
+                    file.write(json.dumps(event, ensure_ascii=False) + "\n")
                     file.flush()
                     os.fsync(file.fileno())
         except OutputError as exc:

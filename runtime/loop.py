@@ -145,4 +145,5 @@ def _newest(source: Source, stop: threading.Event, summary: RunSummary) -> Gener
         slot.close()
         source.close()  # wakes a thread that waits for a camera
         thread.join(JOIN_S)
-        summary.drops += Counter({Drop.NEWER: slot.dropped, Drop.STOPPED: slot.left})
+        newer = slot.dropped + int(getattr(source, "replaced", 0))  # here, and in a camera's own thread
+        summary.drops += Counter({Drop.NEWER: newer, Drop.STOPPED: slot.left})

@@ -4,21 +4,27 @@ from __future__ import annotations
 
 import copy
 import errno
+import logging
 import os
 import threading
 from collections.abc import Callable
 from contextlib import suppress
+from functools import partial
 from io import FileIO
 from pathlib import Path
 from typing import Protocol, runtime_checkable
 
 from mapl_edge.errors import OutputError
 from mapl_edge.files import files_errors, write_stdout
+from mapl_edge.runtime.background import Background
 from mapl_edge.runtime.inspector import Inspection
 from mapl_edge.runtime.sources import Shot
 from mapl_edge.runtime.spool import Spool
 
+logger = logging.getLogger(__name__)
 STDOUT = threading.Lock()  # lines are whole
+MOST_WAITING = 64  # inspections that wait for a sink
+CLOSE_S = 5.0  # how long a sink may take for what waits when the run ends
 LONGEST_LINE = 1 << 16  # bytes; a verdict is far shorter, whatever its file name or error
 
 
@@ -179,6 +185,49 @@ class StdoutLines:
 def _write_to_stdout(line: bytes) -> None:
     with STDOUT:
         write_stdout(line)
+
+
+class QueuedSink:
+    """Any sink behind a bounded queue with a thread of its own: slow or stuck, it holds neither verdict nor other sink.
+
+    What does not fit, or what the sink fails to take, is dropped for this sink alone, counted and told.
+
+    Args:
+        sink: not a store: the record drops nothing, and has a queue of its own.
+        name: for people.
+        most: inspections that may wait; each may hold a picture.
+    """
+
+    def __init__(self, sink: Sink, name: str, most: int = MOST_WAITING) -> None:
+        if isinstance(sink, ExpectingSink):
+            raise ValueError(f"{name} accounts for every shot, so it must not drop any; give it to run as it is")
+        self._sink, self._name = sink, name
+        self._background: Background[Callable[[], None]] = Background(lambda take: take(), f"verdicts for {name}", most)
+        self._closed = False
+
+    @property
+    def dropped(self) -> int:
+        """Verdicts that this sink did not get."""
+        return self._background.dropped
+
+    def emit(self, inspection: Inspection) -> None:
+        """See `Sink`."""
+        self._background.put(partial(self._sink.emit, inspection))
+
+    def late(self, inspection: Inspection) -> None:
+        """See `LateSink`."""
+        if isinstance(self._sink, LateSink):
+            self._background.put(partial(self._sink.late, inspection))
+
+    def close(self) -> None:
+        """See `Sink`; a sink that is stuck is left to its fate."""
+        if self._closed:
+            return
+        self._closed = True
+        if self._background.close(CLOSE_S):
+            self._sink.close()
+        else:
+            logger.warning("%s is stuck and was not closed", self._name)
 
 
 class SharedSink:

@@ -10,11 +10,8 @@ RUN is the run's row in the database. A file is whole or absent.
 from __future__ import annotations
 
 import errno
-import logging
 import os
 import shutil
-import threading
-from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -25,11 +22,9 @@ import numpy as np
 from mapl_edge.arrays import AnyArray, FloatArray, UInt8Array
 from mapl_edge.judge import Judgement
 from mapl_edge.overlay import marked
-
-logger = logging.getLogger(__name__)
+from mapl_edge.runtime.background import Background
 
 PICTURES = "pictures"
-WAIT_S = 1.0  # longest wait for work; the thread is woken when there is some
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,7 +56,7 @@ class PictureWriter:
         written: told (seq, bytes on disk, whether there is a map) from the writing thread.
 
     Attributes:
-        dropped: pictures that were given up, because of a full queue or disk.
+        put, drained, close: see `Background`.
     """
 
     def __init__(
@@ -73,68 +68,16 @@ class PictureWriter:
         written: Callable[[int, int, bool], None],
     ) -> None:
         self._folder, self._run_id, self._written = folder, run_id, written
-        self._queue_bytes, self._min_free_bytes = queue_bytes, min_free_bytes
-        self._waiting: deque[StoredPicture] = deque()
-        self._bytes = 0
-        self._busy = self._closing = False
-        self._told: set[str] = set()
-        self._changed = threading.Condition()
-        self.dropped = 0
-        self._thread = threading.Thread(target=self._work, name="store-pictures", daemon=True)
-        self._thread.start()
+        self._min_free_bytes = min_free_bytes
+        self._background = Background(
+            self._write, f"{folder}: pictures", queue_bytes, lambda picture: picture.image.nbytes
+        )
+        self.put, self.drained, self.close = self._background.put, self._background.drained, self._background.close
 
-    def put(self, picture: StoredPicture) -> None:
-        """Queue one; dropped where the queue is full."""
-        with self._changed:
-            if self._waiting and self._bytes + picture.image.nbytes > self._queue_bytes:
-                self._drop("they come faster than the disk takes them")
-                return
-            self._waiting.append(picture)
-            self._bytes += picture.image.nbytes
-            self._changed.notify_all()
-
-    def drained(self, timeout_s: float) -> bool:
-        """Wait until nothing is queued or being written; False after `timeout_s`."""
-        with self._changed:
-            return self._changed.wait_for(lambda: not self._waiting and not self._busy, timeout_s)
-
-    def close(self, timeout_s: float) -> None:
-        """Write what is queued for as long as `timeout_s`, then give the rest up."""
-        if not self.drained(timeout_s):
-            with self._changed:
-                self.dropped += len(self._waiting)
-                self._waiting.clear()
-        with self._changed:
-            self._closing = True
-            self._changed.notify_all()
-        self._thread.join(timeout_s)
-        if self.dropped:
-            logger.warning("%s: %d pictures were dropped in all", self._folder, self.dropped)
-
-    def _work(self) -> None:
-        while True:
-            with self._changed:
-                self._busy = False
-                self._changed.notify_all()
-                while not self._waiting and not self._closing:
-                    self._changed.wait(WAIT_S)
-                if not self._waiting:
-                    return
-                picture = self._waiting.popleft()
-                self._bytes -= picture.image.nbytes
-                self._busy = True
-            try:
-                self._write(picture)
-            except Exception as exc:  # whatever it is, the next picture may do
-                with self._changed:
-                    self._drop(getattr(exc, "strerror", None) or str(exc))
-
-    def _drop(self, why: str) -> None:
-        """Count one; each reason is told once."""
-        self.dropped += 1
-        if why not in self._told:
-            self._told.add(why)
-            logger.warning("%s: pictures are dropped: %s; verdicts go on", self._folder, why)
+    @property
+    def dropped(self) -> int:
+        """Pictures that were given up, because of a full queue or disk."""
+        return self._background.dropped
 
     def _write(self, picture: StoredPicture) -> None:
         place = picture_path(self._folder, self._run_id, picture.seq)

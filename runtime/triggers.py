@@ -1,7 +1,7 @@
-"""Triggers: software says when a part is there. Each trigger gets exactly one verdict; none is ever skipped.
+"""Triggers: software, or the picture itself, says when a part is there. Each gets exactly one verdict; none is skipped.
 
 `Triggers` takes them from any thread and tells each its verdict; `TriggeredSource` makes one shot of each, from the
-first frame after it. The clock of a shot starts at its trigger.
+first frame after it, or from the frame in which `Presence` sees the part. The clock of a shot starts at its trigger.
 """
 
 from __future__ import annotations
@@ -15,7 +15,9 @@ from datetime import datetime
 
 from mapl_edge.clock import Clock, SystemClock
 from mapl_edge.errors import CameraError
+from mapl_edge.frame import Frame
 from mapl_edge.runtime.inspector import Inspection
+from mapl_edge.runtime.presence import Presence
 from mapl_edge.runtime.sources import Blank, Shot, Source
 
 MAX_WAITING = 8  # as many results as a PLC's handshake holds
@@ -61,17 +63,29 @@ class Triggers:
             CameraError: the camera's run has ended.
         """
         with self.changed:
-            if self.closed:
-                raise CameraError(STOPPED)
-            trigger = Trigger(name, self._seq, self._clock.monotonic(), self._clock.utc())
-            self._seq += 1
-            if sum(not isinstance(each.shot, Blank) for each in self.waiting) >= self._most:
-                trigger.shot = trigger.blank(
-                    f"overrun: {self._most} triggers wait already; slow the line or the trigger"
-                )
-            self._asked[trigger.seq] = trigger
-            self.waiting.append(trigger)
-            self.changed.notify_all()
+            return self._queue(Trigger(name, self._seq, self._clock.monotonic(), self._clock.utc()))
+
+    def see(self, frame: Frame, problem: str = "") -> Future[Inspection]:
+        """A part is there, and this frame is its picture; with a `problem` it has none, and is an ERROR verdict.
+
+        Raises:
+            CameraError: the camera's run has ended.
+        """
+        with self.changed:
+            trigger = Trigger(frame.name, self._seq, frame.t_mono, frame.captured_at)
+            trigger.shot = trigger.blank(problem) if problem else frame
+            return self._queue(trigger)
+
+    def _queue(self, trigger: Trigger) -> Future[Inspection]:
+        """With `changed` held."""
+        if self.closed:
+            raise CameraError(STOPPED)
+        self._seq += 1
+        if sum(not isinstance(each.shot, Blank) for each in self.waiting) >= self._most:
+            trigger.shot = trigger.blank(f"overrun: {self._most} triggers wait already; slow the line or the trigger")
+        self._asked[trigger.seq] = trigger
+        self.waiting.append(trigger)
+        self.changed.notify_all()
         return trigger.answer
 
     def emit(self, inspection: Inspection) -> None:
@@ -100,6 +114,7 @@ class TriggeredSource:
             a trigger takes the next picture.
         wait_s: so long a trigger waits for a frame; then it is an ERROR verdict. At most the budget.
         stop: ends the shots within a tenth of a second, also where no trigger comes.
+        presence: looks at every frame and triggers by what it sees; None: others trigger.
 
     Attributes:
         camera_is_live: whether frames come by themselves; the shots never do.
@@ -114,8 +129,9 @@ class TriggeredSource:
         wait_s: float,
         clock: Clock | None = None,
         stop: threading.Event | None = None,
+        presence: Presence | None = None,
     ) -> None:
-        self._camera, self._triggers, self._wait_s = camera, triggers, wait_s
+        self._camera, self._triggers, self._wait_s, self._presence = camera, triggers, wait_s, presence
         self._stop, self.camera_is_live = stop or threading.Event(), camera.live
         self._now = (clock or SystemClock()).monotonic
         self._ended: BaseException | None = None
@@ -128,7 +144,7 @@ class TriggeredSource:
     def shots(self) -> Iterator[Shot]:
         """See `Source`; `seq` counts the triggers, `name` is what came with the trigger."""
         pictures = None if self._camera.live else self._camera.shots()
-        while (trigger := self._next()) is not None:
+        while (trigger := self._next(pictures)) is not None:
             shot = trigger.shot
             if shot is None and pictures is not None:
                 shot = next(pictures, None)
@@ -147,9 +163,15 @@ class TriggeredSource:
             self._triggers.changed.notify_all()
         self._camera.close()
 
-    def _next(self) -> Trigger | None:
+    def _next(self, pictures: Iterator[Shot] | None) -> Trigger | None:
         """The next trigger once it has its frame, or none can come in time; None at the end."""
         triggers = self._triggers
+        if self._presence is not None and pictures is not None:
+            while not (triggers.waiting or self._stop.is_set()):
+                shot = next(pictures, None)
+                if shot is None:
+                    return None
+                self._look(shot)
         with triggers.changed:
             while not (self._closing or triggers.closed or self._stop.is_set()):
                 first = triggers.waiting[0] if triggers.waiting else None
@@ -163,10 +185,16 @@ class TriggeredSource:
                 triggers.changed.wait(min(left, LOOK_S))
         return None
 
+    def _look(self, shot: Shot) -> None:
+        if self._presence is not None and isinstance(shot, Frame):
+            for problem in self._presence.look(shot):
+                self._triggers.see(shot, problem)
+
     def _grab(self) -> None:
         triggers = self._triggers
         try:
             for shot in self._camera.shots():
+                self._look(shot)
                 with triggers.changed:
                     for trigger in triggers.waiting:
                         if trigger.shot is None and shot.t_mono >= trigger.t_mono:

@@ -21,6 +21,7 @@ from mapl_edge.runtime.sources import Shot
 
 logger = logging.getLogger(__name__)
 CLOSE_S = 2.0  # how long an engine may take to end its call when the run ends
+LOOK_S = 0.5  # time between looks at the engine while no shot comes
 OpenEngine = Callable[[], Engine]
 """Makes an engine, loaded or not; called in the thread that will use it."""
 InspectorOf = Callable[[Engine], Inspector]
@@ -77,8 +78,9 @@ class Watchdog:
     """One engine at a time, from a list in order of preference, for the cameras that share it. A context manager.
 
     Of the shots that wait the one with the earliest deadline is next; one whose deadline has passed never reaches the
-    engine. The watchdog looks when a camera asks, so it needs no thread: a shot that comes finds an engine at work, or
-    on its way. Whoever calls `ask`, `look`, `next_look_at`, `wait` or `withdraw` holds `changed`.
+    engine. The watchdog looks when a camera asks, and from `open` to `close` twice a second, so that an engine that got
+    stuck or died is replaced while the line stands still, and the next shot finds one that is ready. Whoever calls
+    `ask`, `look`, `next_look_at`, `wait` or `withdraw` holds `changed`.
 
     Args:
         engines: the first is started at once, the others when it is lost.
@@ -106,6 +108,8 @@ class Watchdog:
         self._restarts: list[deque[float]] = [deque() for _ in engines]  # when, by engine
         self._tried: set[int] = set()
         self._error: BaseException | None = None
+        self._closed = threading.Event()
+        self._guard = threading.Thread(target=self._look_on, name="watchdog", daemon=True)
         self.worker: Worker | None = None
         self.problem = ""
         self._used_up = f"; all {patience.restarts} restarts within {patience.window_s:g} s are used up"
@@ -123,16 +127,20 @@ class Watchdog:
                 self._give_up_if_stuck()
             if self.worker is None:
                 raise self._error or MaplEdgeError(self.problem)
+        self._guard.start()
 
     def close(self) -> None:
         """Send the worker home; one that is inside a call that does not end is left to its fate."""
         with self.changed:
             worker, self.worker = self.worker, None
+            self._closed.set()
             if worker is not None:
                 worker.dismissed = True
                 self.changed.notify_all()
         if worker is not None:
             worker.join(CLOSE_S)
+        if self._guard.ident is not None:
+            self._guard.join(CLOSE_S)
 
     def __enter__(self) -> Watchdog:
         self.open()
@@ -163,7 +171,7 @@ class Watchdog:
     def look(self) -> Worker | None:
         """Give up an engine that is stuck, start another where there is none and one may be; the one in service."""
         self._give_up_if_stuck()
-        if self.worker is None:
+        if self.worker is None and not self._closed.is_set():
             index = self._next()
             if index is not None:
                 self._start(index)
@@ -174,6 +182,12 @@ class Watchdog:
     def next_look_at(self, worker: Worker) -> float:
         """When to look at a worker again, in seconds on the monotonic clock; patience ends no sooner."""
         return min(worker.gives_up_at(self._patience), self.now() + self._patience.stuck_s)
+
+    def _look_on(self) -> None:
+        """Now and then, so that no shot wakes it; patience is counted by `now`."""
+        while not self._closed.wait(LOOK_S):
+            with self.changed:
+                self.look()
 
     # What workers say, from their threads.
 

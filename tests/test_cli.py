@@ -225,6 +225,17 @@ def test_a_triggered_station_answers_on_its_socket(bundle: Bundle, tmp_path: Pat
     assert json.loads(said[0])["picture"] == "part-17"
 
 
+def test_each_part_that_enters_the_picture_has_its_verdict(bundle: Bundle, tmp_path: Path) -> None:
+    """A belt, a camera that runs free, and nobody who triggers; the store's account counts parts, not frames."""
+    parts = "line:?parts=5&size=96&seed=3&start=1000&conveyor=0.1&flicker=0.05"
+    result = mapl_edge("run", bundle.path, "--source", parts, "--trigger", "presence", "--store", tmp_path / "store")
+
+    verdicts = [json.loads(line) for line in result.stdout.splitlines()]
+    assert [(v["seq"], v["picture"][:6]) for v in verdicts] == [(n, f"00{1000 + n}") for n in range(5)]
+    assert "presence: the empty belt is learned from 30 frames" in result.stderr
+    assert "5 triggers = " in result.stderr
+
+
 def test_a_station_tells_systemd(bundle: Bundle, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Ready once it inspects, alive with the verdicts, stopping at the end."""
     with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as manager:

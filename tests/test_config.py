@@ -12,7 +12,14 @@ from hypothesis import strategies as st
 from pydantic import BaseModel, ValidationError
 
 import mapl_edge
-from mapl_edge.config import CameraConfig, StationConfig, TrainConfig, config_from_dict, config_from_yaml
+from mapl_edge.config import (
+    CameraConfig,
+    PresenceConfig,
+    StationConfig,
+    TrainConfig,
+    config_from_dict,
+    config_from_yaml,
+)
 from mapl_edge.contract import InputContract
 from mapl_edge.errors import ConfigError
 
@@ -331,6 +338,37 @@ def test_mistakes_among_several_cameras_are_told(tmp_path: Path, cameras: str, s
         config_from_yaml(path, StationConfig)
 
     assert "hush" not in str(told.value)
+
+
+@pytest.mark.parametrize(
+    ("trigger", "says"),
+    [
+        ("{queue: 3}", "found neither of socket: and presence:, expected one of them"),
+        ("{socket: a.sock, presence: true}", "found both of socket: and presence:, expected one of them"),
+        ("{presence: {axes: y}}", "did you mean 'axis'?"),
+        ("{presence: {roi: [0, 0, 0, 10]}}", "greater than 0"),
+    ],
+    ids=["neither", "both", "key", "roi"],
+)
+def test_a_camera_has_one_trigger(tmp_path: Path, trigger: str, says: str) -> None:
+    """A camera that nothing triggers, or two things, is a mistake."""
+    path = tmp_path / "station.yaml"
+    path.write_text(f"camera: {{trigger: {trigger}}}")
+
+    with pytest.raises(ConfigError, match=re.escape(says)):
+        config_from_yaml(path, StationConfig)
+
+
+def test_presence_may_be_switched_on_bare(tmp_path: Path) -> None:
+    """Its defaults suit a part that fills a tenth of the picture or more."""
+    path = tmp_path / "station.yaml"
+    path.write_text("camera: {trigger: {presence: true}}")
+
+    trigger = config_from_yaml(path, StationConfig).camera.trigger
+
+    assert trigger is not None
+    assert trigger.presence == PresenceConfig()
+    assert trigger.socket is None
 
 
 def test_the_example_station_is_right() -> None:

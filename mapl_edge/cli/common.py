@@ -62,7 +62,12 @@ def station_from_yaml(path: Path | None) -> StationConfig:
 
 
 def _seen_from(folder: Path, camera: CameraConfig) -> CameraConfig:
-    trigger = camera.trigger and camera.trigger.model_copy(update={"socket": folder / camera.trigger.socket})
+    trigger = camera.trigger
+    if trigger is not None and trigger.socket is not None:
+        trigger = trigger.model_copy(update={"socket": folder / trigger.socket})
+    if trigger is not None and trigger.presence is not None and trigger.presence.background is not None:
+        seen = {"background": folder / trigger.presence.background}
+        trigger = trigger.model_copy(update={"presence": trigger.presence.model_copy(update=seen)})
     files = {key: folder / value for key in PATHS if isinstance(value := getattr(camera, key), Path)}
     return camera.model_copy(update={"trigger": trigger, **files})
 

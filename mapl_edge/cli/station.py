@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import threading
 import uuid
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from contextlib import ExitStack
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -13,18 +13,19 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from mapl_edge.calibration import percent
-from mapl_edge.config import MAX_THREADS, CameraConfig, StationConfig, TriggerConfig
+from mapl_edge.config import MAX_THREADS, CameraConfig, PresenceConfig, StationConfig, TriggerConfig
 from mapl_edge.errors import OutputError
 from mapl_edge.masks import InspectedArea
 from mapl_edge.verdict import Policy
 
 if TYPE_CHECKING:  # runtime loads engines' libraries; commands import it when they need it
-    from mapl_edge.runtime import AtWork, Inspects, RunSummary, Sink, Source, Triggers
+    from mapl_edge.runtime import AtWork, Inspects, Lane, RunSummary, Sink
     from mapl_edge.runtime.camera_gate import CameraGate
     from mapl_edge.runtime.loaded import Loaded
 from mapl_edge.cli.app import CALIBRATED, EngineOption, app, people
-from mapl_edge.cli.common import area_of, only_bundle_here, station_from_yaml, stop_on_signals
+from mapl_edge.cli.common import only_bundle_here, station_from_yaml, stop_on_signals
 from mapl_edge.cli.reload import Remake, reload_on_hangup
+from mapl_edge.cli.station_camera import StationCamera, station_camera
 
 
 @app.command(epilog="Example: mapl-edge run bottle.mapl --source data/bottle/test --out verdicts.jsonl --budget-ms 200")
@@ -52,7 +53,10 @@ def run(
         float | None, typer.Option(help="From capture to verdict; a part that takes longer is LATE.", min=0.001)
     ] = None,
     trigger: Annotated[
-        str | None, typer.Option(help="unix:PATH, a socket on which other programs trigger; one verdict each.")
+        str | None,
+        typer.Option(
+            help="unix:PATH, where other programs trigger, or presence: each part that enters; one verdict each."
+        ),
     ] = None,
     engine_wanted: EngineOption = "auto",
     threads: Annotated[
@@ -64,98 +68,60 @@ def run(
     config: Annotated[Path | None, typer.Option(help="Station file; default: station.yaml, if it is here.")] = None,
 ) -> None:
     """Inspect one stream or several: one verdict per part, until the sources end or Ctrl-C."""
-    from mapl_edge.runtime import (
-        Camera,
-        Judging,
-        Lane,
-        Reload,
-        SharedSink,
-        Store,
-        SwapInspector,
-        SystemdSink,
-        is_camera,
-        run_cameras,
-        source_from_uri,
-    )
+    from mapl_edge.runtime import Camera, Reload, SharedSink, Store, SystemdSink, run_cameras
     from mapl_edge.runtime import run as run_loop
     from mapl_edge.runtime.loaded import Wanted, loaded_bundle
 
     station = station_from_yaml(config)
-    cameras = _cameras(station, camera or [], source or [], trigger)
+    configs = _cameras(station, camera or [], source or [], trigger)
     if out is not None and out.exists():  # told before the engine loads
         raise OutputError(f"{out} exists; choose another --out (a station file's `out:` is continued instead)")
-    paths = [bundle or camera.bundle or station.bundle or only_bundle_here() for camera in cameras]
-    budgets = [budget_ms or camera.budget_ms or station.budget_ms for camera in cameras]
+    paths = [bundle or camera.bundle or station.bundle or only_bundle_here() for camera in configs]
+    budgets = [budget_ms or camera.budget_ms or station.budget_ms for camera in configs]
     wanted = Wanted(engine_wanted, station.threads if threads is None else threads, CALIBRATED, require_signature)
     tell = partial(people.print, markup=False)
-    loaded = {path: loaded_bundle(path, wanted, tell) for path in dict.fromkeys(paths)}
-    areas = [
-        area_of(loaded[path].bundle, loaded[path].calibration, each) for each, path in zip(cameras, paths, strict=True)
-    ]
-    alone, keep = len(cameras) == 1, store or station.store.folder
+    bundles = {path: loaded_bundle(path, wanted, tell) for path in dict.fromkeys(paths)}
+    alone, keep, run_name = len(configs) == 1, store or station.store.folder, uuid.uuid4().hex[:12]
     with stop_on_signals() as stop, ExitStack() as at_end:
         put_to_work = partial(_at_work, station=station, watched=not alone or budgets[0] is not None)
-        engines = {path: put_to_work(each) for path, each in loaded.items()}
+        engines = {one: put_to_work(one) for one in bundles.values()}
         for engine in engines.values():
             at_end.callback(engine.close)
-        opens = [partial(source_from_uri, camera.source, limits=camera, tell=tell) for camera in cameras]
-        run_name = uuid.uuid4().hex[:12]
-        fields = [
-            {"run": run_name, "camera": camera.name, **loaded[path].digests}
-            for camera, path in zip(cameras, paths, strict=True)
+        opened = [
+            station_camera(each, bundles[path], budget, run_name, stop, at_end, alone=alone)
+            for each, path, budget in zip(configs, paths, budgets, strict=True)
         ]
-        triggers = [_triggers(camera, each, at_end) for camera, each in zip(cameras, fields, strict=True)]
-        opens = [
-            open_source
-            if asked is None
-            else partial(_triggered, open_source, asked, budget or 1e3 * camera.stale_after_s, stop)
-            for camera, open_source, asked, budget in zip(cameras, opens, triggers, budgets, strict=True)
-        ]
-        sources: dict[int, Source] = {}
-        for index, each in enumerate(cameras):
-            if alone or not is_camera(each.source):  # a mistake in a name is told before anything runs
-                sources[index] = opens[index]()
-                at_end.callback(sources[index].close)
-        elsewhere = keep is not None or any(triggers)
-        sinks = _sinks(fields, [loaded[path] for path in paths], out, station, keep, elsewhere=elsewhere)
-        for to, asked in zip(sinks, triggers, strict=True):
-            to[:0] = [asked] if asked else []  # whoever asked hears it first
-        for path, one in loaded.items():
-            _tell_bundle(one, f"{path}: " if len(loaded) > 1 else "")
-        rates = [camera.fps or getattr(sources.get(index), "fps", None) for index, camera in enumerate(cameras)]
-        _tell_time([loaded[path] for path in paths], budgets, rates)
-        lanes: dict[Path, list[Lane]] = {path: [] for path in loaded}
-        inspectors = []
-        for i, (each, path) in enumerate(zip(cameras, paths, strict=True)):
-            gate_of = partial(_gate, each, live=i not in sources or _is_live(sources[i]))
-            inspector_of = partial(_inspector, station=station, budget_ms=budgets[i])
-            gate = gate_of(loaded[path])
-            first = inspector_of(engines[path], loaded[path], gate, areas[i])
-            inspectors.append(SwapInspector(Judging(first, engines[path], loaded[path].digests)))
-            remake = Remake(
-                each, station, fields[i], sinks[i], keep, loaded[path], gate, gate_of=gate_of, inspector_of=inspector_of
-            )
-            lanes[path].append(Lane(inspectors[i], remake))
+        cameras = _with_sinks(opened, out, station, keep)
+        for path, one in bundles.items():
+            _tell_bundle(one, f"{path}: " if len(bundles) > 1 else "")
+        _tell_time(cameras)
+        lanes = [_lane(each, engines[each.loaded], station, keep) for each in cameras]
         reloads = [
-            at_end.enter_context(Reload(one, engines[path], lanes[path], put_to_work, tell, watch=station.reload))
-            for path, one in loaded.items()
+            at_end.enter_context(
+                Reload(
+                    *(one, engine, [lane for lane, each in zip(lanes, cameras, strict=True) if each.loaded is one]),
+                    *(put_to_work, tell),
+                    watch=station.reload,
+                )
+            )
+            for one, engine in engines.items()
         ]
         at_end.enter_context(reload_on_hangup(reloads))
         systemd = SystemdSink()
         at_end.callback(systemd.close)
         if alone:
-            summaries = [run_loop(sources[0], inspectors[0], [*sinks[0], systemd], stop, max_frames)]
+            (only,), (lane,) = cameras, lanes
+            summaries = [run_loop(only.opened(), lane.inspector, [*only.sinks, systemd], stop, max_frames)]
         else:
             shared = SharedSink(systemd)
-            opens = [partial(sources.__getitem__, i) if i in sources else each for i, each in enumerate(opens)]
             jobs = [
-                Camera(each.name, open_source, inspector, [*to, shared])
-                for each, open_source, inspector, to in zip(cameras, opens, inspectors, sinks, strict=True)
+                Camera(each.camera.name, each.opened, lane.inspector, [*each.sinks, shared])
+                for each, lane in zip(cameras, lanes, strict=True)
             ]
             summaries = run_cameras(jobs, stop, max_frames, tell)
-    for each, summary, to in zip(cameras, summaries, sinks, strict=True):
-        _tell_summary(summary, "" if alone else f"{each.name}: ")
-        for sink in to:
+    for member, summary in zip(cameras, summaries, strict=True):
+        _tell_summary(summary, "" if alone else f"{member.camera.name}: ")
+        for sink in member.sinks:
             if isinstance(sink, Store):
                 tell(f"{keep}: {sink.ledger()}; {sink.dropped_pictures} pictures dropped")
 
@@ -170,11 +136,13 @@ def _cameras(
     like = station.camera
     if trigger is not None:
         scheme, _, path = trigger.partition(":")
-        if scheme != "unix" or not path or len(named) > 1 or station.cameras:
+        if (trigger != "presence" and (scheme != "unix" or not path)) or len(named) > 1 or station.cameras:
             raise typer.BadParameter(
-                f"--trigger: found {trigger!r}, expected unix:PATH and one camera; for more: station.yaml"
+                f"--trigger: found {trigger!r}, expected unix:PATH or presence, and one camera; for more: station.yaml"
             )
-        like = like.model_copy(update={"trigger": TriggerConfig(socket=Path(path))})
+        wanted = TriggerConfig(socket=Path(path)) if path else TriggerConfig(presence=PresenceConfig())
+        if path or like.trigger is None or like.trigger.presence is None:  # a station's own presence stays as it is
+            like = like.model_copy(update={"trigger": wanted})
     if not named:
         return list(station.cameras) or [like]
     if len(named) == 1:
@@ -200,15 +168,15 @@ def _at_work(loaded: Loaded, station: StationConfig, *, watched: bool) -> AtWork
     return watchdog
 
 
-def _gate(camera: CameraConfig, loaded: Loaded, *, live: bool) -> CameraGate | None:
-    """What stops pictures of a camera that is not well."""
-    from mapl_edge.runtime.camera_gate import camera_gate
+def _lane(camera: StationCamera, engine: AtWork, station: StationConfig, keep: Path | None) -> Lane:
+    """What judges a camera's shots, and how another is made of what comes to lie on the disk."""
+    from mapl_edge.runtime import Judging, Lane, SwapInspector
 
-    tell = partial(people.print, markup=False)
-    gate = camera_gate(camera, loaded.calibration.camera, loaded.bundle.contract.roi_xywh, tell)
-    if gate is not None:
-        gate.begin(camera.source, live)
-    return gate
+    loaded, gate = camera.loaded, camera.gate_of(camera.loaded)
+    inspector_of = partial(_inspector, station=station, budget_ms=camera.budget_ms)
+    first = Judging(inspector_of(engine, loaded, gate, camera.area), engine, loaded.digests)
+    start = camera.camera, station, camera.fields, camera.sinks, keep, loaded, gate
+    return Lane(SwapInspector(first), Remake(*start, gate_of=camera.gate_of, inspector_of=inspector_of))
 
 
 def _inspector(
@@ -229,61 +197,34 @@ def _inspector(
     return DeadlineInspector(engine, inspector_of, budget_ms or float("inf"), policy)
 
 
-def _triggers(camera: CameraConfig, fields: dict[str, str], at_end: ExitStack) -> Triggers | None:
-    """The queue of a camera that is triggered, served on its socket."""
-    from mapl_edge.runtime import Triggers, TriggerSocket
-
-    if camera.trigger is None:
-        return None
-    triggers = Triggers(camera.trigger.queue)
-    at_end.enter_context(TriggerSocket(camera.trigger.socket, triggers, fields))
-    return triggers
-
-
-def _is_live(source: Source) -> bool:
-    """Whether its frames come by themselves, triggered or not."""
-    live: bool = getattr(source, "camera_is_live", source.live)
-    return live
-
-
-def _triggered(open_source: Callable[[], Source], triggers: Triggers, wait_ms: float, stop: threading.Event) -> Source:
-    from mapl_edge.runtime import TriggeredSource
-
-    return TriggeredSource(open_source(), triggers, wait_ms / 1e3, stop=stop)
-
-
-def _sinks(
-    fields: Sequence[dict[str, str]],
-    loaded: Sequence[Loaded],
-    out: Path | None,
-    station: StationConfig,
-    keep: Path | None,
-    *,
-    elsewhere: bool,
-) -> list[list[Sink]]:
-    """Where each camera's verdicts go: stdout or one file for all, the store, and the drift charts.
-
-    With `elsewhere`, stdout and file are not the only ones that get them.
-    """
+def _with_sinks(
+    cameras: Sequence[StationCamera], out: Path | None, station: StationConfig, keep: Path | None
+) -> list[StationCamera]:
+    """Where verdicts go: to who asked first, then to stdout or one file for all, to the store, to the drift charts."""
     from mapl_edge.runtime import DriftSink, JsonLines, RunIdentity, StdoutLines, open_store
 
     target = out or station.out
+    asked = any(each.camera.trigger is not None and each.camera.trigger.socket is not None for each in cameras)
+    elsewhere = keep is not None or asked  # stdout and file are not the only ones that get them
     lines: JsonLines | None = None
-    sinks: list[list[Sink]] = []
-    for shared, each in zip(fields, loaded, strict=True):
+    done = []
+    for each in cameras:
+        sinks: list[Sink] = [each.triggers] if each.triggers else []
         if target is None:
-            sinks.append([StdoutLines(shared, elsewhere=elsewhere)])
+            sinks.append(StdoutLines(each.fields, elsewhere=elsewhere))
         else:
             new = partial(JsonLines, target, append=out is None, elsewhere=elsewhere)
-            lines = lines.beside(shared) if lines else new(shared)
-            sinks.append([lines])
+            lines = lines.beside(each.fields) if lines else new(each.fields)
+            sinks.append(lines)
+        calibration = each.loaded.calibration
         if keep is not None:
-            identity = RunIdentity(**shared, engine=each.engine.name, limits=each.calibration.limits)
-            sinks[-1].append(open_store(keep, identity, station.store))
+            identity = RunIdentity(**each.fields, engine=each.loaded.engine.name, limits=calibration.limits)
+            sinks.append(open_store(keep, identity, station.store))
         if station.drift.follow:
             tell = partial(people.print, markup=False)
-            sinks[-1].append(DriftSink(each.calibration, station.drift, shared, keep, tell))
-    return sinks
+            sinks.append(DriftSink(calibration, station.drift, each.fields, keep, tell))
+        done.append(replace(each, sinks=sinks))
+    return done
 
 
 def _tell_bundle(loaded: Loaded, which: str) -> None:
@@ -297,22 +238,22 @@ def _tell_bundle(loaded: Loaded, which: str) -> None:
         people.print(note)
 
 
-def _tell_time(loaded: Sequence[Loaded], budgets: Sequence[float | None], rates: Sequence[float | None]) -> None:
-    """Say before the first part what the engines' measured times mean for the budgets and the cameras; one each."""
-    for each, budget_ms in dict.fromkeys(zip(loaded, budgets, strict=True)):
+def _tell_time(cameras: Sequence[StationCamera]) -> None:
+    """Say before the first part what the engines' measured times mean for the budgets and the cameras."""
+    for loaded, budget_ms in dict.fromkeys((each.loaded, each.budget_ms) for each in cameras):
         if budget_ms is None:
             continue
-        name, ms = each.engine.name, each.proof.ms
+        name, ms = loaded.engine.name, loaded.proof.ms
         warning = f"; {name} takes {ms:.1f} ms a frame here, so most verdicts will be LATE" if ms > budget_ms else ""
         people.print(f"{'warning: ' if warning else ''}budget {budget_ms:g} ms from capture to verdict{warning}")
-    fps = max((rate for rate in rates if rate), default=None)
+    fps = max((each.fps for each in cameras if each.fps), default=None)
     if fps is None:
         return
-    ms = max(each.proof.ms for each in loaded)
-    together = [int(budget / ms) for budget in budgets if budget and len(loaded) > 1]  # all of them may come at once
-    carried = min([int(1e3 / ms / fps), *together])
-    engine = "this engine" if len(set(loaded)) == 1 else "the slowest of these engines"
-    few = f", fewer than the {len(loaded)} here: frames will be dropped or LATE" if carried < len(loaded) else ""
+    n, ms = len(cameras), max(each.loaded.proof.ms for each in cameras)
+    budgets = [each.budget_ms for each in cameras if each.budget_ms and n > 1]  # all of them may come at once
+    carried = min([int(1e3 / ms / fps), *(int(budget / ms) for budget in budgets)])
+    engine = "this engine" if len({each.loaded for each in cameras}) == 1 else "the slowest of these engines"
+    few = f", fewer than the {n} here: frames will be dropped or LATE" if carried < n else ""
     people.print(f"{'warning: ' if few else ''}at {fps:g} frames/s a camera, {engine} carries {carried} cameras{few}")
 
 

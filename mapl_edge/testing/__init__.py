@@ -3,9 +3,11 @@
 from mapl_edge.testing.ageing import Ageing
 from mapl_edge.testing.camera import HangingDevice
 from mapl_edge.testing.clock import ManualClock
+from mapl_edge.testing.conveyor import Conveyor
 from mapl_edge.testing.cuda import FakeCuda, FakePyCuda
 from mapl_edge.testing.engine import FakeEngine
 from mapl_edge.testing.faults import Faults
+from mapl_edge.testing.genicam import FakeGenicam
 from mapl_edge.testing.hanging import HangingEngine
 from mapl_edge.testing.line import DEFECTS, Part, SyntheticLine
 from mapl_edge.testing.line_server import LineServing, MjpegServer
@@ -15,8 +17,10 @@ from mapl_edge.testing.tensorrt import FakeTensorRt
 __all__ = [
     "DEFECTS",
     "Ageing",
+    "Conveyor",
     "FakeCuda",
     "FakeEngine",
+    "FakeGenicam",
     "FakePyCuda",
     "FakeTensorRt",
     "Faults",

@@ -113,6 +113,15 @@ class SyntheticLine:
         _check_kind(kind)
         return self.part(index, kind)
 
+    def empty(self, index: int) -> UInt8Array:
+        """The belt without a part, uint8 (H, W, 3), BGR, owned by the caller."""
+        (h, w), rng = self.size_hw, _stream(self, index, 5 + len(DEFECTS))
+        rubber, vignette = _belt(self.size_hw)
+        top, left = (int(rng.integers(n // 2)) for n in (h, w))
+        grey = rubber[top : top + h, left : left + w] * vignette
+        picture = cv2.merge([grey * tint for tint in _RUBBER_BGR])
+        return np.asarray(cv2.add(picture, _sensor_noise(self.size_hw, rng), dtype=cv2.CV_8U), np.uint8)
+
     def write_mvtec(
         self, folder: Path | str, n_train: int, n_test_good: int, n_test_per_defect: int, start: int = 0
     ) -> int:
@@ -161,6 +170,7 @@ _SHEET_OVERSAMPLING = 1.25  # sheet pixels per camera pixel
 _BORE = (-0.05, 0.0, 0.125)  # x, y, radius
 _BOSS_RADIUS = 0.185
 _CHAMFER = 0.011
+_RUBBER_BGR = (1.09, 1.0, 0.95)  # its tint
 _HOLES = (  # x, y, radius, width of the countersink
     (-0.325, -0.175, 0.034, 0.016),
     (0.325, -0.175, 0.034, 0.016),
@@ -348,7 +358,7 @@ def _scene_of(line: SyntheticLine, index: int) -> _Scene:
         to_camera=to_camera,
         sun_xy=(cos(sun), sin(sun)),
         texture=_texture(shape, _stream(line, index, 3)),
-        belt=cv2.merge([belt * tint for tint in (1.09, 1.0, 0.95)]),
+        belt=cv2.merge([belt * tint for tint in _RUBBER_BGR]),
         light=cv2.merge([field * (1 + k * warmth) for k in (-1, 0, 1)]),
         blur_px=line.ageing.blur_px(index, rng.uniform(0.4, 0.75)),
     )

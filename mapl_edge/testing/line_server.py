@@ -4,19 +4,23 @@ from __future__ import annotations
 
 import base64
 import hmac
+import itertools
 import threading
 import time
+from abc import ABC, abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from types import TracebackType
+from typing import TypeVar
 
 import cv2
 
 from mapl_edge.testing.faults import Faults
 from mapl_edge.testing.line import SyntheticLine
 
+ServerT = TypeVar("ServerT", bound="LineServer")
 PATH = "/line"
 _BOUNDARY = "frame"
 _WAIT_S = 0.2  # how soon a viewer's thread sees that the server closes
@@ -51,7 +55,55 @@ class LineServing:
         return (fate.due + 1) / self.fps + fate.late_s
 
 
-class MjpegServer:
+class LineServer(ABC):
+    """A camera that shows the line at its pace from `with` to its end, and is unplugged where the faults say so."""
+
+    def __init__(self, serving: LineServing, parts: int | None) -> None:
+        self._serving, self._parts, self._ended = serving, parts, threading.Event()
+        self._camera = threading.Thread(target=self._run_camera, name="line camera", daemon=True)
+
+    def __enter__(self: ServerT) -> ServerT:
+        self.plug()
+        self._camera.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._ended.set()
+        self.unplug()
+        self._camera.join(5.0)
+
+    @abstractmethod
+    def plug(self) -> None:
+        """Serve, at the same port."""
+
+    @abstractmethod
+    def unplug(self) -> None:
+        """Hang up on all viewers and take no calls."""
+
+    @abstractmethod
+    def show(self, index: int) -> None:
+        """Give frame `index` to those who look, unless a fault loses it."""
+
+    def wait(self, timeout_s: float | None = None) -> bool:
+        """Wait for the last part; whether it has come."""
+        return self._ended.wait(timeout_s)
+
+    def _run_camera(self) -> None:
+        started, away = time.monotonic(), False
+        for index in itertools.count() if self._parts is None else range(self._parts):
+            if self._ended.wait(max(0.0, started + self._serving.due_s(index) - time.monotonic())):
+                return
+            unplugged = self._serving.faults.fate(index).unplugged
+            if unplugged != away:
+                away = unplugged
+                (self.unplug if away else self.plug)()
+            self.show(index)
+        self._ended.set()
+
+
+class MjpegServer(LineServer):
     """A camera at http://host:port/line, from `with` to its end; all viewers see the same frames.
 
     Args:
@@ -71,40 +123,23 @@ class MjpegServer:
         password: str = "",
         parts: int | None = None,
     ) -> None:
-        self._serving, self._parts = serving, parts
+        super().__init__(serving, parts)
         given = None if user is None else base64.b64encode(f"{user}:{password}".encode()).decode("ascii")
         self._authorization = None if given is None else f"Basic {given}"
         self._host = host
         self._changed = threading.Condition()
         self._newest: tuple[int, bytes] = (-1, b"")
         self._plugged = 1  # counts up at each plug; 0 or less: unplugged
-        self._ended = threading.Event()
         self._server: ThreadingHTTPServer | None = self._listen(port)
         self.port = self._server.server_address[1]
-        self._camera = threading.Thread(target=self._run_camera, name="line camera", daemon=True)
 
     @property
     def url(self) -> str:
         """Where it is, without user and password."""
         return f"http://{self._host}:{self.port}{PATH}"
 
-    def __enter__(self) -> MjpegServer:
-        self._camera.start()
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self._ended.set()
-        self.unplug()
-        self._camera.join(5.0)
-
-    def wait(self, timeout_s: float | None = None) -> bool:
-        """Wait for the last part; whether it has come."""
-        return self._ended.wait(timeout_s)
-
     def unplug(self) -> None:
-        """Hang up on all viewers and take no calls."""
+        """See `LineServer`."""
         with self._changed:
             self._plugged = -abs(self._plugged)
             server, self._server = self._server, None
@@ -114,7 +149,7 @@ class MjpegServer:
             server.server_close()
 
     def plug(self) -> None:
-        """Serve again, at the same port."""
+        """See `LineServer`."""
         with self._changed:
             if self._server is None and not self._ended.is_set():
                 self._server = self._listen(self.port)
@@ -125,23 +160,13 @@ class MjpegServer:
         threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.05}, daemon=True).start()
         return server
 
-    def _run_camera(self) -> None:
-        started, index = time.monotonic(), 0
-        unplugged_by_fault = False
-        while self._parts is None or index < self._parts:
-            if self._ended.wait(max(0.0, started + self._serving.due_s(index) - time.monotonic())):
-                return
-            away = self._serving.faults.fate(index).unplugged
-            if away != unplugged_by_fault:
-                unplugged_by_fault = away
-                (self.unplug if away else self.plug)()
-            data = self._serving.jpeg(index)
-            if data is not None:
-                with self._changed:
-                    self._newest = index, data
-                    self._changed.notify_all()
-            index += 1
-        self._ended.set()
+    def show(self, index: int) -> None:
+        """See `LineServer`."""
+        data = self._serving.jpeg(index)
+        if data is not None:
+            with self._changed:
+                self._newest = index, data
+                self._changed.notify_all()
 
     def allows(self, authorization: str | None) -> bool:
         """Whether these are the user and password."""

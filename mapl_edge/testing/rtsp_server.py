@@ -4,21 +4,19 @@ from __future__ import annotations
 
 import subprocess
 import threading
-import time
 from contextlib import suppress
 from pathlib import Path
-from types import TracebackType
 
 from mapl_edge.errors import BackendUnavailable
 from mapl_edge.testing import gst_rtsp
-from mapl_edge.testing.line_server import LineServing
+from mapl_edge.testing.line_server import LineServer, LineServing
 
 SYSTEM_PYTHON = "/usr/bin/python3"  # Debian's GStreamer bindings are there, not in a virtual environment
 PACKAGES = "python3-gi gir1.2-gst-rtsp-server-1.0 gstreamer1.0-plugins-good gstreamer1.0-plugins-ugly"
 START_S = 10.0
 
 
-class RtspServer:
+class RtspServer(LineServer):
     """A camera at rtsp://host:port/line, from `with` to its end.
 
     `unplug` ends the process and everybody's connection. A corrupt frame does not come: H.264 has no half pictures.
@@ -30,34 +28,17 @@ class RtspServer:
     def __init__(
         self, serving: LineServing, host: str = "127.0.0.1", port: int = 8554, parts: int | None = None
     ) -> None:
-        self._serving, self._host, self.port, self._parts = serving, host, port, parts
-        self._lock, self._ended = threading.Lock(), threading.Event()
+        super().__init__(serving, parts)
+        self._host, self.port, self._lock = host, port, threading.Lock()
         self._process: subprocess.Popen[bytes] | None = None
-        self._camera = threading.Thread(target=self._run_camera, name="line camera", daemon=True)
 
     @property
     def url(self) -> str:
         """Where it is."""
         return f"rtsp://{self._host}:{self.port}/line"
 
-    def __enter__(self) -> RtspServer:
-        self.plug()
-        self._camera.start()
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self._ended.set()
-        self.unplug()
-        self._camera.join(5.0)
-
-    def wait(self, timeout_s: float | None = None) -> bool:
-        """Wait for the last part; whether it has come."""
-        return self._ended.wait(timeout_s)
-
     def plug(self) -> None:
-        """Serve, at the same port; returns once it listens."""
+        """See `LineServer`; returns once it listens."""
         with self._lock:
             if self._process is not None:
                 return
@@ -80,7 +61,7 @@ class RtspServer:
             self._process = process
 
     def unplug(self) -> None:
-        """End it, at once."""
+        """See `LineServer`; ends the process."""
         with self._lock:
             process, self._process = self._process, None
         if process is not None:
@@ -88,20 +69,11 @@ class RtspServer:
             with suppress(BrokenPipeError):
                 process.communicate()
 
-    def _run_camera(self) -> None:
-        started, index, away = time.monotonic(), 0, False
-        while self._parts is None or index < self._parts:
-            if self._ended.wait(max(0.0, started + self._serving.due_s(index) - time.monotonic())):
-                return
-            fate = self._serving.faults.fate(index)
-            if fate.unplugged != away:
-                away = fate.unplugged
-                (self.unplug if away else self.plug)()
-            data = None if fate.corrupt else self._serving.jpeg(index)
-            process = self._process
-            if data is not None and process is not None and process.stdin is not None:
-                with suppress(OSError, ValueError):  # it has ended meanwhile
-                    process.stdin.write(len(data).to_bytes(4, "big") + data)
-                    process.stdin.flush()
-            index += 1
-        self._ended.set()
+    def show(self, index: int) -> None:
+        """See `LineServer`."""
+        data = None if self._serving.faults.fate(index).corrupt else self._serving.jpeg(index)
+        process = self._process
+        if data is not None and process is not None and process.stdin is not None:
+            with suppress(OSError, ValueError):  # it has ended meanwhile
+                process.stdin.write(len(data).to_bytes(4, "big") + data)
+                process.stdin.flush()

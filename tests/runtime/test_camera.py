@@ -1,6 +1,7 @@
 """A live camera comes back, whatever its library does, and says what happened; no test here waits for a clock."""
 
 import threading
+import time
 from collections.abc import Callable, Iterator
 
 import numpy as np
@@ -9,10 +10,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from mapl_edge.arrays import AnyArray
+from mapl_edge.calibration import Limits
 from mapl_edge.config import CameraConfig
+from mapl_edge.contract import InputContract
 from mapl_edge.errors import CameraError, CameraStalled, CameraUnreachable, PictureError
+from mapl_edge.runtime import Inspector, run
 from mapl_edge.runtime.camera import MOVES, Backoff, CameraChange, CameraState, Device, LiveCamera
-from mapl_edge.testing import HangingDevice, ManualClock
+from mapl_edge.testing import FakeEngine, HangingDevice, ManualClock
 
 FAST = CameraConfig(open_timeout_s=5, stale_after_s=0.05)
 NAME = "rtsp://user:hush@camera/1"
@@ -169,6 +173,35 @@ def test_it_tries_for_ever_and_tells_with_numbers(camera: Callable[..., LiveCame
     ]
     assert told[-1].startswith("camera rtsp://user:***@camera/1 is back after ")
     assert f"{sum(waited):.1f} s, attempt 41" in told[-1]
+
+
+def test_every_frame_of_a_camera_is_a_verdict_or_a_drop_of_the_run() -> None:
+    """One number, wherever it was replaced: on its way out of the library, or on its way to the inspector."""
+    read, stop = threading.Event(), threading.Event()
+
+    class Counting(HangingDevice):
+        def __init__(self) -> None:
+            super().__init__(picture(n) for n in range(200))
+
+        def close(self) -> None:
+            read.set()
+            super().close()
+
+    device = Counting()
+    source = LiveCamera("0", lambda: device, CameraConfig(stale_after_s=30))
+    inspector = Inspector(FakeEngine(), InputContract(size_hw=(32, 32)), Limits(fail=0.9))
+
+    def ends() -> None:
+        assert device.hangs.wait(10)
+        time.sleep(0.2)  # the last frames find their way
+        device.released.set()
+        stop.set()
+
+    threading.Thread(target=ends, daemon=True).start()
+    summary = run(source, inspector, [], stop)
+
+    assert summary.frames + summary.dropped == 200
+    assert "newer" not in str(source.counts)
 
 
 def test_damaged_pictures_are_dropped_and_counted(camera: Callable[..., LiveCamera]) -> None:

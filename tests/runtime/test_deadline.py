@@ -18,6 +18,7 @@ from mapl_edge.engine import BaseEngine
 from mapl_edge.errors import BackendError
 from mapl_edge.frame import Frame
 from mapl_edge.runtime import Blank, DeadlineInspector, Inspection, Inspector, Patience, Shot, run
+from mapl_edge.runtime import watchdog as watchdog_module
 from mapl_edge.runtime.watchdog import Watchdog
 from mapl_edge.testing import HangingEngine, ManualClock
 from mapl_edge.verdict import Action, Outcome, Policy
@@ -305,6 +306,67 @@ def test_errors_flow_when_all_restarts_are_used_up_until_the_window_has_passed()
     assert verdicts[-1].error is not None
     assert verdicts[-1].error.endswith("no GPU; all 2 restarts within 100 s are used up")
     assert (before, opened, len(bench.opened)) == (0.0, 3, 5)
+
+
+def eventually(condition: Callable[[], bool]) -> None:
+    """Wait for another thread."""
+    until = time.monotonic() + 10
+    while not condition():
+        assert time.monotonic() < until
+        time.sleep(0.001)
+
+
+@pytest.fixture
+def soon(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The watchdog looks a hundred times a second, so that nobody waits for it."""
+    monkeypatch.setattr(watchdog_module, "LOOK_S", 0.01)
+
+
+@pytest.mark.usefixtures("soon")
+def test_a_stuck_engine_is_replaced_while_the_line_stands_still() -> None:
+    """Not before `stuck_s`; the first shot after the break meets one that is loaded, and is not LATE."""
+    holder: list[Bench] = []
+    holder.append(Bench([hangs_in(holder, 0), fine]))
+    with holder[0] as bench:
+        assert bench.inspect().verdict.outcome is Outcome.LATE
+        bench.clock.advance(0.9 * PATIENCE.stuck_s - BUDGET_S)
+        time.sleep(0.1)  # ten looks
+        assert len(bench.opened) == 1
+        bench.clock.advance(0.2 * PATIENCE.stuck_s)
+        eventually(lambda: len(bench.opened) == 2 and bench.watchdog.worker is not None)
+        eventually(lambda: bench.opened[1][2].loaded)
+        ready_at = bench.clock.monotonic()
+        after = bench.inspect().verdict
+
+        assert after.outcome is Outcome.PASS
+        assert after.stage_ms.total == 0
+        assert bench.clock.monotonic() == ready_at
+
+
+@pytest.mark.usefixtures("soon")
+def test_the_next_engine_is_ready_before_the_next_shot_where_one_does_not_open_again() -> None:
+    """All of it while the line stands still; restarts stay bounded."""
+    holder: list[Bench] = []
+    holder.append(Bench([hangs_in(holder, 0), RuntimeError("no GPU")], [fine]))
+    with holder[0] as bench:
+        bench.inspect()
+        bench.clock.advance(PATIENCE.stuck_s)
+        eventually(lambda: len(bench.opened) == 4 and bench.opened[-1][2].loaded)
+        time.sleep(0.05)
+
+        assert [index for index, _, _ in bench.opened] == [0, 0, 0, 1]
+        assert bench.inspect().verdict.outcome is Outcome.PASS
+
+
+@pytest.mark.usefixtures("soon")
+def test_a_closed_watchdog_starts_nothing(hanging_at: Callable[..., Bench]) -> None:
+    """Its run has ended, whatever its engine still does."""
+    with hanging_at(0) as bench:
+        bench.inspect()
+    bench.clock.advance(10 * PATIENCE.stuck_s)
+    time.sleep(0.05)
+
+    assert len(bench.opened) == 1
 
 
 def test_the_first_engine_must_load() -> None:

@@ -1,6 +1,7 @@
 """The drift sink follows what passed, tells each drift once, and never stands in the way of verdicts."""
 
 import json
+import threading
 from dataclasses import replace
 from datetime import datetime, timezone
 from pathlib import Path
@@ -121,3 +122,25 @@ def test_a_calibration_without_a_baseline_is_told() -> None:
     DriftSink(calibration(baseline=False), DriftConfig(), STATION, None, told.append)
 
     assert "calibrate again" in told[0]
+
+
+def test_an_alarm_that_cannot_be_told_holds_no_verdict(tmp_path: Path) -> None:
+    """A terminal or a disk that hangs costs the line nothing; the alarm is told when it answers."""
+    told: list[str] = []
+    go_on, waits = threading.Event(), threading.Event()
+
+    def tell(line: str) -> None:
+        waits.set()
+        assert go_on.wait(30)
+        told.append(line)
+
+    watch = DriftSink(calibration(), DriftConfig(events=tmp_path / "drift.jsonl"), STATION, None, tell)
+    for seq in range(300):
+        watch.emit(inspection(seq, darker=2.0))
+    assert waits.wait(10)
+    before = list(told)
+    go_on.set()
+    watch.close()
+
+    assert before == []
+    assert len(told) == len((tmp_path / "drift.jsonl").read_text().splitlines()) == 1

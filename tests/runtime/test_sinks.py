@@ -19,10 +19,21 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from mapl_edge.calibration import Limits
+from mapl_edge.config import StoreConfig
 from mapl_edge.contract import InputContract
 from mapl_edge.errors import OutputError
 from mapl_edge.frame import Frame
-from mapl_edge.runtime import Inspection, Inspector, JsonLines, StdoutLines, spool
+from mapl_edge.runtime import (
+    Inspection,
+    Inspector,
+    JsonLines,
+    QueuedSink,
+    RunIdentity,
+    StdoutLines,
+    open_store,
+    spool,
+)
+from mapl_edge.runtime import sinks as sinks_module
 from mapl_edge.runtime.sinks import line_writer
 from mapl_edge.testing import FakeEngine, ManualClock
 
@@ -304,3 +315,98 @@ def test_a_reader_that_sleeps_holds_nobody_up_where_a_store_has_the_verdicts(ins
 
     assert took_s < 5
     assert [json.loads(line)["seq"] for line in seen.splitlines()] == list(range(1000))
+
+
+class Slow:
+    """A sink that hangs until it is let go, or fails."""
+
+    def __init__(self, error: Exception | None = None) -> None:
+        self.go_on, self.entered, self.seqs, self.closed = threading.Event(), threading.Event(), list[int](), False
+        self._error = error
+
+    def emit(self, inspection: Inspection) -> None:
+        """See `Sink`."""
+        self.entered.set()
+        assert self.go_on.wait(30)
+        if self._error is not None:
+            raise self._error
+        self.seqs.append(inspection.verdict.seq)
+
+    def late(self, inspection: Inspection) -> None:
+        """See `LateSink`."""
+        self.seqs.append(-inspection.verdict.seq)
+
+    def close(self) -> None:
+        """See `Sink`."""
+        self.closed = True
+
+
+def test_a_sink_that_hangs_holds_neither_verdict_nor_other_sink(
+    inspection: Inspection, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A broker that does not answer loses its own copies, counted and told once; in order otherwise."""
+    stuck, well = Slow(), Slow()
+    well.go_on.set()
+    sinks = [QueuedSink(stuck, "broker", most=5), QueuedSink(well, "screen", most=1000)]
+    sinks[0].emit(numbered(inspection, 0))
+    assert stuck.entered.wait(10)
+    started = time.monotonic()
+    for seq in range(1, 200):
+        for sink in sinks:
+            sink.emit(numbered(inspection, seq))
+    took_s = time.monotonic() - started
+    stuck.go_on.set()
+    for sink in sinks:
+        sink.close()
+
+    assert took_s < 5
+    assert stuck.seqs == list(range(6))
+    assert well.seqs == list(range(1, 200))
+    assert [sink.dropped for sink in sinks] == [194, 0]
+    assert stuck.closed
+    assert caplog.text.count("verdicts for broker are dropped: they come faster than they are taken") == 1
+    assert "verdicts for broker: 194 were dropped in all" in caplog.text
+
+
+def test_a_sink_that_never_comes_back_does_not_hold_the_end(
+    inspection: Inspection, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """It is left behind, and said."""
+    monkeypatch.setattr(sinks_module, "CLOSE_S", 0.05)
+    stuck = Slow()
+    sink = QueuedSink(stuck, "broker")
+    for seq in range(3):
+        sink.emit(numbered(inspection, seq))
+    assert stuck.entered.wait(10)
+    sink.close()
+    sink.close()
+    stuck.go_on.set()
+
+    assert not stuck.closed
+    assert sink.dropped == 2
+    assert "broker is stuck and was not closed" in caplog.text
+
+
+def test_a_sink_that_fails_loses_its_own_verdicts_alone(
+    inspection: Inspection, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Told once, with its reason; late results go the same way."""
+    broken = Slow(OSError(errno.ECONNREFUSED, "Connection refused"))
+    broken.go_on.set()
+    sink = QueuedSink(broken, "broker")
+    for seq in range(1, 4):
+        sink.emit(numbered(inspection, seq))
+    sink.late(numbered(inspection, 9))
+    sink.close()
+
+    assert (sink.dropped, broken.seqs, broken.closed) == (3, [-9], True)
+    assert caplog.text.count("verdicts for broker are dropped: Connection refused; verdicts go on") == 1
+
+
+def test_the_record_is_never_behind_a_queue_that_drops(tmp_path: Path) -> None:
+    """Drops are of copies, never of the account."""
+    with (
+        open_store(tmp_path, RunIdentity("r", "c", "b", "k", "fake", Limits(fail=0.5)), StoreConfig()) as store,
+        pytest.raises(ValueError, match="store accounts for every shot"),
+    ):
+        QueuedSink(store, "store")

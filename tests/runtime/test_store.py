@@ -8,6 +8,7 @@ import sqlite3
 import subprocess
 import sys
 import threading
+import time
 from contextlib import closing
 from pathlib import Path
 
@@ -166,6 +167,36 @@ def test_kills_lose_nothing_acknowledged(tmp_path: Path) -> None:
     assert first["balanced"]
     assert first["pictures_known"]
     assert 0 < first["stopped"] <= 50, "one shot at most is in flight at a kill"
+
+
+def test_a_kill_after_a_runs_first_verdict_leaves_the_run_in_the_store(tmp_path: Path) -> None:
+    """SIGKILL as soon as the verdict can be read: the run and its first part are there, and the account balances."""
+    script = Path(__file__).with_name("kill_first.py")
+    with subprocess.Popen([sys.executable, str(script), str(tmp_path)], stdout=subprocess.PIPE, text=True) as station:
+        assert station.stdout is not None
+        said = station.stdout.readline()
+        station.kill()
+
+    with opened(tmp_path, "r2") as store:
+        account = store.ledger("r1", "c")
+    assert said == "PASS\n"
+    assert (account.triggers, account.balanced, account.running) == (1, True, False)
+    assert entries(tmp_path, run="r1") == [(0, Outcome.ERROR)], "its verdict was not on the disk yet"
+
+
+def test_a_disk_that_refuses_holds_the_first_part_for_a_moment_only(tmp_path: Path) -> None:
+    """Verdicts flow, whatever the store can do."""
+    clock = ManualClock()
+    store = opened(tmp_path, clock=clock)
+    make_full(store)
+    started = time.monotonic()
+    answer(store, clock, 0)
+    took_s = time.monotonic() - started
+    make_room(store)
+    store.close()
+
+    assert took_s < store_module.FIRST_S + 1
+    assert entries(tmp_path) == [(0, Outcome.PASS)]
 
 
 def abandoned(folder: Path, clock: ManualClock, *, answered: int, in_flight: int) -> None:

@@ -1,0 +1,303 @@
+"""Presence: one trigger for each part that goes by, whatever belt, light and neighbours do."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from mapl_edge.arrays import UInt8Array
+from mapl_edge.calibration import Limits
+from mapl_edge.config import PresenceConfig
+from mapl_edge.contract import InputContract
+from mapl_edge.errors import CameraError
+from mapl_edge.frame import Frame
+from mapl_edge.runtime import Inspection, Inspector, TriggeredSource, Triggers, run, source_from_uri
+from mapl_edge.runtime.presence import FROZEN, LEARN, Presence
+from mapl_edge.testing import FakeEngine, ManualClock
+from mapl_edge.verdict import Outcome
+
+H, W = 32, 128
+
+
+class Belt:
+    """A drawn belt: parts as plates on a rough ground, in picture widths; a sensor with noise, a lamp that flickers.
+
+    Args:
+        parts: (start, length) of each, along the belt; they move by `at`, which is 0 where nothing has come yet.
+    """
+
+    def __init__(self, parts: list[tuple[float, float]], flicker: float = 0.0, level: int = 130, seed: int = 0) -> None:
+        self._parts, self._flicker, self._level = parts, flicker, level
+        self._rng = np.random.default_rng(seed)
+        self._ground = self._rng.normal(60, 3, (H, W, 3))
+        self._seq = 0
+
+    def frame(self, at: float) -> Frame:
+        """The belt having moved so far."""
+        scene = self._ground.copy()
+        for start, length in self._parts:
+            low, high = (round((edge + at) * W) for edge in (start, start + length))
+            scene[6:-6, max(0, low) : max(0, high)] = self._level
+        scene = scene * (1 + self._flicker * self._rng.uniform(-1, 1)) + self._rng.normal(0, 2, scene.shape)
+        self._seq += 1
+        image = np.clip(scene, 0, 255).astype(np.uint8)
+        return Frame(image, self._seq - 1, self._seq / 30, ManualClock().utc(), f"{at:.4f}")
+
+
+def queued(lengths: list[float], gaps: list[float]) -> list[tuple[float, float]]:
+    """Parts one behind the other, left of the picture; they come in as the belt moves right."""
+    parts, edge = [], 0.0
+    for length, gap in zip(lengths, gaps, strict=True):
+        parts.append((edge - length, length))
+        edge -= length + gap
+    return parts
+
+
+def watch(presence: Presence, belt: Belt, path: list[float]) -> list[tuple[float, str]]:
+    """Where the belt was at each trigger, and what was wrong."""
+    found = []
+    for at in [0.0] * LEARN + path:
+        frame = belt.frame(at)
+        found += [(at, problem) for problem in presence.look(frame)]
+    return found
+
+
+LENGTHS, GAPS = st.floats(0.15, 0.8), st.floats(0.15, 1.0)
+
+
+@settings(max_examples=30, deadline=None)
+@given(
+    parts=st.lists(st.tuples(LENGTHS, GAPS), min_size=1, max_size=6),
+    share=st.floats(0.03, 0.4),
+    stops=st.lists(st.tuples(st.floats(0, 1), st.integers(1, 40)), max_size=4),
+    back=st.lists(st.floats(0, 1), max_size=2),
+    flicker=st.floats(0, 0.08),
+    seed=st.integers(0, 99),
+)
+def test_every_part_triggers_once_in_the_frame_nearest_to_the_middle(
+    parts: list[tuple[float, float]],
+    share: float,
+    stops: list[tuple[float, int]],
+    back: list[float],
+    flicker: float,
+    seed: int,
+) -> None:
+    """By the drawing's own truth; belts stop anywhere for any time, twitch back, and the lamp flickers."""
+    lengths, gaps = [length for length, _ in parts], [gap for _, gap in parts]
+    queue = queued(lengths, gaps)
+    speed = min(share * min(length + gap for length, gap in parts), 0.3)  # less than half of the smallest pitch
+    path = list(np.arange(0.0, 1.3 - queue[-1][0], speed))
+    for place, frames in stops:
+        i = int(place * (len(path) - 1))
+        path[i:i] = [path[i]] * frames
+    for place in back:
+        i = int(place * (len(path) - 1))
+        path[i:i] = [path[i] - 0.02] * 2
+    presence = Presence(PresenceConfig(), tell=lambda line: None)
+
+    found = watch(presence, Belt(queue, flicker, seed=seed), path)
+
+    assert [problem for _, problem in found if problem] == []
+    middles = [start + length / 2 + at for (start, length), (at, _) in zip(queue, found, strict=False)]
+    assert len(found) == len(parts)
+    assert max(abs(middle - 0.5) for middle in middles) <= max(speed, 0.1) + 0.03
+
+
+@settings(max_examples=20, deadline=None)
+@given(parts=st.lists(st.tuples(LENGTHS, st.floats(0.6, 1.5)), min_size=1, max_size=5), speed=st.floats(0.3, 0.45))
+def test_on_a_fast_line_no_part_is_silent(parts: list[tuple[float, float]], speed: float) -> None:
+    """Where a part is seen once or twice in all, it has its trigger or a line that says why not; none is skipped."""
+    queue = queued([length for length, _ in parts], [gap for _, gap in parts])
+    path = list(np.arange(0.0, 1.3 - queue[-1][0] + 5 * speed, speed))
+    seen = [any(start + at < 0.9 and start + length + at > 0.1 for at in path) for start, length in queue]
+    presence = Presence(PresenceConfig(), tell=lambda line: None)
+
+    found = watch(presence, Belt(queue), path)
+
+    assert len(found) == sum(seen)
+
+
+@pytest.mark.parametrize(
+    "motion",
+    [
+        "conveyor=0.05",
+        "conveyor=0.01",
+        "conveyor=0.3",
+        "conveyor=0.05&dwell=25",
+        "conveyor=0.05&pitch=1",
+        "conveyor=0.2&pitch=1.1&flicker=0.08",
+        "conveyor=0.05&flicker=0.09&faults=drop:0.1",
+        "conveyor=0.05&faults=corrupt:0.05",
+    ],
+)
+def test_the_lines_parts_trigger_once_each_by_name(motion: str) -> None:
+    """The frame that triggers shows the part, not its neighbour or the belt."""
+    presence = Presence(PresenceConfig(), tell=lambda line: None)
+    source = source_from_uri(f"line:?parts=6&size=96&seed=3&{motion}", ManualClock())
+
+    names = [
+        shot.name[:6] for shot in source.shots() if isinstance(shot, Frame) for problem in presence.look(shot)
+    ]  # problems too: there is none
+
+    assert names == [f"{index:06d}" for index in range(6)]
+
+
+@pytest.mark.parametrize("axis", ["x", "y"])
+@pytest.mark.parametrize("way", [1, -1], ids=["forth", "back"])
+def test_parts_may_come_from_any_side(axis: str, way: int) -> None:
+    """Nobody has to say from which; only along which axis."""
+    turn: Callable[[UInt8Array], UInt8Array] = {
+        ("x", 1): lambda image: image,
+        ("x", -1): lambda image: image[:, ::-1],
+        ("y", 1): lambda image: image.transpose(1, 0, 2),
+        ("y", -1): lambda image: image.transpose(1, 0, 2)[::-1],
+    }[axis, way]
+    presence = Presence(PresenceConfig(axis=axis), tell=lambda line: None)  # type: ignore[arg-type]
+    belt = Belt(queued([0.4, 0.3], [0.2, 0.2]))
+    found = []
+    for at in [0.0] * LEARN + list(np.arange(0, 2.4, 0.05)):
+        frame = belt.frame(at)
+        found += presence.look(Frame(turn(frame.image).copy(), frame.seq, frame.t_mono, frame.captured_at))
+
+    assert found == ["", ""]
+
+
+def test_a_part_that_stands_triggers_once_and_again_only_after_it_has_left() -> None:
+    """A robot lays it into the middle, takes it away, and lays the next one."""
+    presence = Presence(PresenceConfig(), tell=lambda line: None)
+    belt, without = Belt([(0.3, 0.4)], flicker=0.05), Belt([], flicker=0.05)
+    without._ground = belt._ground
+
+    def show(which: Belt, frames: int) -> list[str]:
+        return [problem for _ in range(frames) for problem in presence.look(which.frame(0))]
+
+    show(without, LEARN)
+    first, gone, second = show(belt, 300), show(without, 10), show(belt, 300)
+
+    assert (first, gone, second) == ([""], [], [""])
+
+
+def test_what_leaves_before_its_frame_came_is_said() -> None:
+    """A hand, or a part taken off the belt: no silent skip."""
+    presence = Presence(PresenceConfig(), tell=lambda line: None)
+    belt = Belt(queued([0.3], [0.2]))
+
+    found = watch(presence, belt, [0.1, 0.2, 0.25, 0.2, 0.1] + [0.0] * 8)
+
+    assert len(found) == 1
+    assert "left again before it had reached the middle" in found[0][1]
+
+
+def test_light_that_fades_over_a_day_is_followed() -> None:
+    """From full to a third, and parts still trigger once."""
+    presence = Presence(PresenceConfig(), tell=lambda line: None)
+    belt = Belt(queued([0.4] * 4, [3.0] * 4))
+    found: list[str] = []
+    path = [0.0] * LEARN + list(np.arange(0, 14, 0.02))
+    for n, at in enumerate(path):
+        frame = belt.frame(at)
+        image = cv2.convertScaleAbs(frame.image, alpha=1 - 0.66 * n / len(path))
+        found += presence.look(Frame(np.asarray(image, np.uint8), n, n / 30, frame.captured_at))
+
+    assert found == [""] * 4
+
+
+def test_a_given_background_needs_no_empty_belt_at_the_start(tmp_path: Path) -> None:
+    """A station may start with a part in the picture; a picture of another size is told."""
+    belt, path = Belt([(0.05, 0.3)]), tmp_path / "empty.png"
+    cv2.imwrite(str(path), np.clip(belt._ground, 0, 255).astype(np.uint8))
+    presence = Presence(PresenceConfig(background=path), tell=lambda line: None)
+    found = [problem for at in np.arange(0, 1.2, 0.05) for problem in presence.look(belt.frame(at))]
+    other = Presence(PresenceConfig(background=path), tell=lambda line: None)
+    small = Frame(np.zeros((32, 32, 3), np.uint8), 0, 0.0, ManualClock().utc())
+
+    assert found == [""]
+    with pytest.raises(CameraError, match=r"empty\.png is 128x32 px, the camera's pictures are 32x32 px"):
+        other.look(small)
+    with pytest.raises(CameraError, match="presence looks at x 0 to 100"):
+        Presence(PresenceConfig(roi=(0, 0, 100, 10))).look(small)
+
+
+def test_only_the_roi_counts() -> None:
+    """People walk through the rest of the picture."""
+    presence = Presence(PresenceConfig(roi=(0, 0, W, 6)), tell=lambda line: None)  # above the plates
+
+    assert watch(presence, Belt(queued([0.4], [0.2])), list(np.arange(0, 1.5, 0.05))) == []
+
+
+def test_what_stands_for_long_and_a_frozen_picture_are_told() -> None:
+    """A wrongly learned belt or a dead sensor would let parts go by unseen."""
+    told: list[str] = []
+    presence = Presence(PresenceConfig(), tell=told.append)
+    belt = Belt(queued([0.4], [0.2]))
+
+    watch(presence, belt, [*np.arange(0, 0.7, 0.05), *[0.7] * 2000])
+    frozen = belt.frame(0.7)
+    for _ in range(2 * FROZEN):
+        presence.look(frozen)
+
+    assert len(told) == 3
+    assert "something stands at 30% to 70% for 60 s" in told[1]
+    assert "150 pictures in a row are the same" in told[2]
+
+
+class Kept:
+    """A sink that keeps inspections."""
+
+    def __init__(self) -> None:
+        self.inspections: list[Inspection] = []
+
+    def emit(self, inspection: Inspection) -> None:
+        """See `Sink`."""
+        self.inspections.append(inspection)
+
+    def close(self) -> None:
+        """See `Sink`."""
+
+
+@pytest.mark.parametrize("live", ["", "&fps=200"], ids=["every frame", "live"])
+def test_a_run_has_one_verdict_for_each_part(live: str) -> None:
+    """From the frame that triggered, counted by triggers; none is a picture of the belt."""
+    triggers, kept = Triggers(), Kept()
+    camera = source_from_uri(f"line:?parts=4&size=64&seed=3&conveyor=0.1{live}")
+    source = TriggeredSource(camera, triggers, 1.0, presence=Presence(PresenceConfig(), tell=lambda line: None))
+    inspector = Inspector(FakeEngine(), InputContract(size_hw=(32, 32)), Limits(fail=0.9))
+
+    summary = run(source, inspector, [triggers, kept])
+
+    verdicts = [inspection.verdict for inspection in kept.inspections]
+    assert [(v.seq, v.name[:6], v.outcome) for v in verdicts] == [(n, f"{n:06d}", Outcome.PASS) for n in range(4)]
+    assert summary.frames == 4
+    assert source.camera_is_live == bool(live)
+
+
+def test_parts_that_come_faster_than_verdicts_are_overrun_not_skipped() -> None:
+    """The queue is bounded; each of them has its verdict."""
+    triggers, kept, go_on = Triggers(most=2), Kept(), threading.Event()
+    camera = source_from_uri("line:?parts=6&size=64&seed=3&conveyor=0.2&fps=500")
+    source = TriggeredSource(camera, triggers, 60.0, presence=Presence(PresenceConfig(), tell=lambda line: None))
+
+    def slow(picture: UInt8Array) -> float:
+        assert go_on.wait(30)
+        return 0.1
+
+    inspector_of = partial(Inspector, contract=InputContract(size_hw=(32, 32)), limits=Limits(fail=0.9))
+    running = threading.Thread(target=run, args=(source, inspector_of(FakeEngine(slow)), [triggers, kept]))
+    running.start()
+    source._thread.join(30)
+    go_on.set()
+    running.join(30)
+
+    outcomes = [inspection.verdict.outcome for inspection in kept.inspections]
+    assert len(outcomes) == 6
+    assert outcomes.count(Outcome.PASS) == 3, "one in the engine, two in the queue"
+    assert outcomes[3:] == [Outcome.ERROR] * 3
+    assert "overrun" in (kept.inspections[-1].verdict.error or "")
