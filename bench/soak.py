@@ -150,12 +150,13 @@ class Sampler:
     def __post_init__(self) -> None:
         self._task = self.progress.add_task("parts", total=self.frames)
         first = max(1, self.frames // 10)
+        self.progress.console.print(f"{self.frames} parts", highlight=False)  # and all that printing needs is there
         self._at = {first + (self.frames - first) * k // SAMPLES for k in range(SAMPLES + 1)}
 
     def emit(self, inspection: Inspection) -> None:
         """See `Sink`."""
         self.done += 1
-        if self.done % 1_000 == 0:
+        if self.done % 1_000 == 0 and not self.progress.disable:  # which keeps each update for a while
             self.progress.update(self._task, completed=self.done)
         if self.done in self._at:
             self.store.flush(pictures=True)

@@ -87,15 +87,15 @@ def measure(image: UInt8Array, roi_xywh: tuple[int, int, int, int] | None = None
         image = inside if min(inside.shape[:2]) > 2 else image
     h, w = image.shape[:2]
     samples = np.ascontiguousarray(image[:: max(1, h // SIDE), :: max(1, w // SIDE)])
-    grey = np.sort(cv2.cvtColor(samples, cv2.COLOR_BGR2GRAY), axis=None)
-    tint = np.sort((samples[:, :, 0].astype(np.int16) - samples[:, :, 2]), axis=None)
+    grey = _sorted(cv2.cvtColor(samples, cv2.COLOR_BGR2GRAY))
+    tint = _sorted(samples[:, :, 0].astype(np.int16) - samples[:, :, 2])
     step = max(1, h // ROWS)
     rows = [cv2.extractChannel(image[at : h - 2 + at : step], 1) for at in range(3)]  # each with the two below it
     small = cv2.resize(rows[0], (SIDE, SIDE), interpolation=cv2.INTER_AREA).astype(np.float32)
     p10, p50, p90 = (float(grey[grey.size * share // 100]) for share in SHARE)
     return Measures(
         size_hw,
-        (float(grey.mean()), p10, p50, p90),
+        (cv2.mean(grey)[0], p10, p50, p90),
         _sharpness(*rows),
         tuple(float(tint[tint.size * share // 100]) for share in TINTS),
         samples,
@@ -103,21 +103,34 @@ def measure(image: UInt8Array, roi_xywh: tuple[int, int, int, int] | None = None
     )
 
 
+def _sorted(values: AnyArray) -> AnyArray:
+    """Of 8 or 16 bits each, for which a stable sort is a radix sort, several times faster than the others."""
+    return np.sort(values, axis=None, kind="stable")
+
+
 def _sharpness(above: AnyArray, middle: AnyArray, below: AnyArray) -> tuple[float, float]:
     """Energy of second differences over that of central differences, across and down, in percent.
 
     Both see the same contrast, but only the first the highest frequencies: the ratio falls with the width of the blur,
     as the variance of the Laplacian does (Pech-Pacheco et al. 2000), and not with light, contrast or amount of texture.
-    Each way by itself, since a part that moves while it is exposed is blurred one way only.
+    Each way by itself, since a part that moves while it is exposed is blurred one way only. Rows go on beyond both ends
+    as in a mirror: there the second difference is twice the first.
     """
-    across = cv2.Sobel(above, cv2.CV_16S, 2, 0, ksize=1), cv2.Sobel(above, cv2.CV_16S, 1, 0, ksize=1)
-    bend = cv2.addWeighted(above, 1, below, 1, 0, dtype=cv2.CV_16S)
-    down = cv2.addWeighted(bend, 1, middle, -2, 0, dtype=cv2.CV_16S)
+    across, straight = _energies(above[:, :-2], above[:, 1:-1], above[:, 2:])
+    ends = _energy(above[:, :1], above[:, 1:2]) + _energy(above[:, -2:-1], above[:, -1:])
+    down, level = _energies(above, middle, below)
     noise = FINE_NOISE * above.size
-    return (
-        100 * cv2.norm(across[0], cv2.NORM_L2SQR) / (cv2.norm(across[1], cv2.NORM_L2SQR) + noise),
-        100 * cv2.norm(down, cv2.NORM_L2SQR) / (cv2.norm(above, below, cv2.NORM_L2SQR) + noise),
-    )
+    return 100 * (across + 4 * ends) / (straight + noise), 100 * down / (level + noise)
+
+
+def _energies(a: AnyArray, b: AnyArray, c: AnyArray) -> tuple[float, float]:
+    """Of a - 2b + c, which is 2(a - b)² + 2(b - c)² - (a - c)² and so needs no temporaries; and of a - c."""
+    ac = _energy(a, c)
+    return 2 * _energy(a, b) + 2 * _energy(b, c) - ac, ac
+
+
+def _energy(a: AnyArray, b: AnyArray) -> float:
+    return cv2.norm(a, b, cv2.NORM_L2SQR)
 
 
 class ShiftReference(BaseModel):
@@ -331,8 +344,10 @@ def _sharpness_fault(found: Measures, reference: CameraReference, tolerance: flo
 def _colour_fault(found: Measures, reference: CameraReference, tolerance: float) -> str | None:
     if reference.tint is None:
         return None
-    tint, centre = np.array(found.tint), np.array(reference.tint)
-    as_is, swapped = (float(np.abs(one - centre).mean()) for one in (tint, _swapped(tint)))
+    as_is, swapped = (
+        sum(abs(have - want) for have, want in zip(tint, reference.tint, strict=True)) / len(TINTS)
+        for tint in (found.tint, tuple(-level for level in reversed(found.tint)))
+    )
     if as_is <= TINT_BEYOND * tolerance * max(reference.tint_spread, 1.0) or 2 * swapped >= as_is:
         return None
     return (

@@ -64,13 +64,21 @@ class Spool:
         self._thread.start()
 
     def put(self, line: bytes) -> None:
-        """Queue a line, and wait until it is written, for no longer than `PATIENCE_S` and only while all is well.
+        """Queue a line. Waits until the one before is written, no longer than `PATIENCE_S` and only while all is well.
+
+        At a line's pace that one was written long ago, so nobody waits here for another thread to wake up.
 
         Raises:
             OutputError: no more fits, or writing has failed for good.
         """
         with self._changed:
             self._check()
+            if self._lines and not self._trouble:
+                before = self._put
+                self._changed.wait_for(lambda: self._written >= before or self._trouble or self._failed, PATIENCE_S)
+                self._check()
+                if self._written < before and not self._trouble:
+                    self._begin_trouble("it does not answer")
             if self._bytes + len(line) > SPOOL_BYTES:
                 if not self._elsewhere:
                     raise OutputError(
@@ -82,14 +90,7 @@ class Spool:
             self._lines.append(line)
             self._bytes += len(line)
             self._put += 1
-            mine = self._put
             self._changed.notify_all()
-            if self._trouble:
-                return
-            self._changed.wait_for(lambda: self._written >= mine or self._trouble or self._failed, PATIENCE_S)
-            self._check()
-            if self._written < mine and not self._trouble:
-                self._begin_trouble("it does not answer")
 
     def close(self) -> None:
         """Write what waits.

@@ -18,6 +18,7 @@ import uuid
 from collections.abc import Callable
 from contextlib import closing, suppress
 from datetime import datetime
+from itertools import chain
 from pathlib import Path
 from types import TracebackType
 
@@ -27,7 +28,7 @@ from mapl_edge.errors import OutputError
 from mapl_edge.runtime.inspector import Inspection
 from mapl_edge.runtime.ledger import Ledger, alarms, ledger, settle
 from mapl_edge.runtime.sources import Blank, Shot
-from mapl_edge.runtime.store_batch import Batch, RunIdentity, judged_with, shot_row, text, verdict_row
+from mapl_edge.runtime.store_batch import Batch, Packed, RunIdentity, judged_with, shot_row, text, verdict_row
 from mapl_edge.runtime.store_database import (
     DATABASE,
     connect,
@@ -53,6 +54,7 @@ FLUSH_S = 30.0  # how long flush and close wait for the disk
 STALL_S = 1.0  # how long emit waits for a writer that is behind, once
 FIRST_S = 0.5  # how long a run's first shot waits for the disk
 KEPT = 50_000  # verdicts that wait in memory for room on the disk
+PACKED = 256  # of them that are packed into one piece, a tenth of what they take as they come
 MADE_ROOM_BYTES = 8 << 20  # of pictures that are given up at a time when the disk is full
 QUEUE_BYTES = 256 << 20  # of pixels that wait to be written as pictures
 
@@ -110,7 +112,8 @@ class Store:
         self._passes = 0
         self._newest = -1
         self._changed = threading.Condition()
-        self._waiting = Batch()
+        self._packed: list[Packed] = []  # what waits, oldest first
+        self._waiting = Batch()  # what came after that
         self._in_hand = 0  # verdicts that the thread is writing
         self._asked = self._answered = self._committed = 0  # tickets of flush
         self._trouble: str | None = None
@@ -171,6 +174,9 @@ class Store:
                 self._waiting.lose(verdict.seq)
             else:
                 self._waiting.verdicts[verdict.seq] = rows
+                if len(self._waiting.verdicts) >= PACKED:
+                    self._packed.append(self._waiting.packed())
+                    self._waiting = Batch()
         if not isinstance(shot, Blank) and self._wants_picture(verdict):
             anomaly_map = inspection.reading.map if inspection.reading else None
             fail, judgement = self._identity.limits.fail, inspection.judgement
@@ -269,7 +275,7 @@ class Store:
         return cursor.lastrowid
 
     def _n_waiting(self) -> int:
-        return len(self._waiting.verdicts) + self._in_hand
+        return sum(each.n_verdicts for each in self._packed) + len(self._waiting.verdicts) + self._in_hand
 
     def _check(self) -> None:
         if self._failed is not None:
@@ -309,18 +315,22 @@ class Store:
                 with self._changed:
                     if not (self._closing or self._asked > self._answered):
                         self._changed.wait(GROUP_S if self._trouble is None else RETRY_S)
+                    self._in_hand = self._n_waiting()
+                    packed, self._packed = self._packed, []
                     batch, self._waiting = self._waiting, Batch()
-                    self._in_hand = len(batch.verdicts)
                     ticket, last = self._asked, self._closing
-                done = self._try_to_write(batch, last)
+                done = self._try_to_write(packed, batch, last)
                 with self._changed:
                     self._in_hand = 0
                     if done:
                         self._committed = ticket
+                    elif self._packed:
+                        self._packed[:0] = [*packed, batch.packed()]
                     else:
-                        self._waiting = batch.followed_by(self._waiting)
+                        self._packed, self._waiting = packed, batch.followed_by(self._waiting)
                     self._answered = ticket
                     self._changed.notify_all()
+                del packed, batch  # not kept until there is more
                 if last:
                     return
         except BaseException as exc:  # handed to whoever emits next
@@ -329,9 +339,9 @@ class Store:
                 self._changed.notify_all()
             logger.error("%s: writing has ended: %s", self._folder, exc)
 
-    def _try_to_write(self, batch: Batch, last: bool) -> bool:
+    def _try_to_write(self, packed: list[Packed], batch: Batch, last: bool) -> bool:
         """Commit, and keep house. False where the disk refuses the verdicts."""
-        written = self._attempt(lambda: self._commit(batch))
+        written = self._attempt(lambda: self._commit(packed, batch))
         settled = written and self._attempt(self._retention.tidy) and (not last or self._attempt(self._end_run))
         if settled and self._trouble is not None:
             with self._changed:
@@ -355,17 +365,21 @@ class Store:
             else:
                 return True
 
-    def _commit(self, batch: Batch) -> None:
-        if batch == Batch() and not self._retention.removed:
+    def _commit(self, packed: list[Packed], newest: Batch) -> None:
+        if not packed and newest == Batch() and not self._retention.removed:
             return
+        repeated: list[int] = []
+        pictures: list[tuple[int, int, bool]] = []
         with transaction(self._database):
-            repeated = batch.write(self._database, self._run_id)
+            for batch in chain((each.batch() for each in packed), (newest,)):
+                repeated += batch.write(self._database, self._run_id)
+                pictures += batch.pictures
             self._retention.forget()
-        self._retention.written(batch.pictures)
+        self._retention.written(pictures)
         if repeated:
             with self._changed:
-                self._tell_repeated("verdict", min(batch.verdicts))
-                self.repeated += repeated - 1
+                self._tell_repeated("verdict", repeated[0])
+                self.repeated += len(repeated) - 1
 
     def _end_run(self) -> None:
         with transaction(self._database):

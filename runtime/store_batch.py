@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import marshal
 import sqlite3
+import zlib
 from dataclasses import dataclass, field
 from typing import TypeAlias
 
@@ -50,6 +52,12 @@ class Batch:
             {**self.changes, **later.changes},
         )
 
+    def packed(self) -> Packed:
+        """The same in little memory and one piece: what many small objects leave free is scattered and stays."""
+        lost = [(gap.start, gap.stop) for gap in self.lost]
+        content = marshal.dumps((self.triggers, self.verdicts, lost, self.pictures, self.changes))
+        return Packed(len(self.verdicts), zlib.compress(content, 1))
+
     def lose(self, seq: int) -> None:
         """Give one shot up: only its number is kept."""
         del self.triggers[seq]
@@ -63,9 +71,8 @@ class Batch:
         """Shots that were taken, those given up included."""
         return len(self.triggers) + sum(map(len, self.lost))
 
-    def write(self, db: sqlite3.Connection, run_id: int) -> int:
-        """Put it all into the database, inside a transaction; how many verdicts came for shots that had theirs."""
-        repeated = 0
+    def write(self, db: sqlite3.Connection, run_id: int) -> list[int]:
+        """Put it all into the database, inside a transaction; for which shots a verdict came that had theirs."""
         db.executemany(
             f"INSERT OR IGNORE INTO shots {COLUMNS}",
             (
@@ -73,9 +80,11 @@ class Batch:
                 for seq, shot in self.triggers.items()
             ),
         )
-        for seq, (shot, verdict) in self.verdicts.items():
-            if seq not in self.triggers:
-                repeated += not _answer(db, run_id, seq, shot, verdict)
+        repeated = [
+            seq
+            for seq, (shot, verdict) in self.verdicts.items()
+            if seq not in self.triggers and not _answer(db, run_id, seq, shot, verdict)
+        ]
         db.executemany("INSERT INTO lost VALUES (?, ?, ?)", ((run_id, gap.start, gap.stop - 1) for gap in self.lost))
         db.executemany(
             "INSERT OR REPLACE INTO pictures (run_id, seq, bytes, has_map) VALUES (?, ?, ?, ?)",
@@ -87,6 +96,19 @@ class Batch:
         )
         db.execute("UPDATE runs SET triggers = triggers + ? WHERE id = ?", (self.n_triggers, run_id))
         return repeated
+
+
+@dataclass(frozen=True, slots=True)
+class Packed:
+    """A batch with so many verdicts that waits for the disk."""
+
+    n_verdicts: int
+    content: bytes
+
+    def batch(self) -> Batch:
+        """As it was packed, in this process."""
+        triggers, verdicts, lost, pictures, changes = marshal.loads(zlib.decompress(self.content))
+        return Batch(triggers, verdicts, [range(*gap) for gap in lost], pictures, changes)
 
 
 def _answer(db: sqlite3.Connection, run_id: int, seq: int, shot: Row, verdict: Row) -> bool:
@@ -116,11 +138,14 @@ def verdict_row(verdict: Verdict) -> Row:
     stages = json.dumps({name: round(getattr(verdict.stage_ms, name), 3) for name in StageTimes.__slots__})
     error = None if verdict.error is None else text(verdict.error)
     latency = round(verdict.stage_ms.total, 3)
-    judged = verdict.score, verdict.threshold, latency, stages, error
+    score, threshold, p_value = (
+        None if x is None else float(x) for x in (verdict.score, verdict.threshold, verdict.p_value)
+    )
+    judged = score, threshold, latency, stages, error
     code = None if verdict.code is None else verdict.code.value
     statistics = None if verdict.statistics is None else json.dumps(verdict.statistics.as_json())
     regions = json.dumps([region.as_json() for region in verdict.regions]) if verdict.regions else None
-    return verdict.outcome.value, *judged, verdict.action.value, verdict.p_value, code, statistics, regions
+    return verdict.outcome.value, *judged, verdict.action.value, p_value, code, statistics, regions
 
 
 def shot_row(shot: Shot) -> Row:

@@ -6,6 +6,8 @@ from collections.abc import Callable
 import cv2
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 from pydantic import ValidationError
 
 from mapl_edge.arrays import UInt8Array
@@ -170,6 +172,24 @@ def test_any_size_can_be_measured(size_hw: tuple[int, int]) -> None:
     assert found.size_hw == size_hw
     assert found.small.shape == (64, 64)
     assert found.light[1] <= found.light[2] <= found.light[3]
+
+
+@given(seed=st.integers(0, 2**32 - 1), h=st.integers(16, 200), w=st.integers(16, 200), contrast=st.integers(1, 256))
+def test_sharpness_and_light_are_those_of_their_definitions(seed: int, h: int, w: int, contrast: int) -> None:
+    """Written out slowly, so that references of earlier calibrations go on to hold however it is computed."""
+    image = np.random.default_rng(seed).integers(0, contrast, (h, w, 3)).astype(np.uint8)
+    found = measure(image)
+
+    above, middle, below = (image[at : h - 2 + at : max(1, h // 64), :, 1].astype(float) for at in range(3))
+    wide = np.pad(above, ((0, 0), (1, 1)), "reflect")
+    pairs = (
+        (wide[:, :-2] - 2 * wide[:, 1:-1] + wide[:, 2:], wide[:, :-2] - wide[:, 2:]),
+        (above - 2 * middle + below, above - below),
+    )
+    expected = [100 * (bend**2).sum() / ((slope**2).sum() + 15 * above.size) for bend, slope in pairs]
+    grey = np.sort(cv2.cvtColor(found.samples, cv2.COLOR_BGR2GRAY).ravel())
+    assert found.sharpness == pytest.approx(expected)
+    assert found.light == pytest.approx((grey.mean(), *(grey[len(grey) * share // 100] for share in (10, 50, 90))))
 
 
 def test_measuring_writes_nothing_into_the_picture(reference: CameraReference) -> None:

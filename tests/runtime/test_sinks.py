@@ -97,15 +97,24 @@ def seqs(out: Path) -> list[int]:
     return [json.loads(line)["seq"] for line in content.splitlines()]
 
 
+def written(out: Path, n: int) -> list[str]:
+    """The lines of a file, once they are so many."""
+    until = time.monotonic() + 10
+    while len(lines := out.read_text(encoding="utf-8").splitlines()) < n:
+        assert time.monotonic() < until, f"{len(lines)} lines, expected {n}"
+        time.sleep(0.001)
+    return lines
+
+
 def test_each_verdict_is_on_disk_before_the_next(tmp_path: Path, inspection: Inspection) -> None:
-    """Whoever follows the file sees it at once."""
+    """Whoever follows the file sees it at once, without a next one that pushes it."""
     out = tmp_path / "new" / "verdicts.jsonl"
     sink = JsonLines(out, {"run": "r1"})
 
-    for n in range(1, 4):
+    for n in range(1, 200):
         sink.emit(inspection)
-        lines = out.read_text(encoding="utf-8").splitlines()
-        assert len(lines) == n
+        assert len(out.read_text(encoding="utf-8").splitlines()) in (n - 1, n)
+    lines = written(out, 199)
     assert json.loads(lines[-1])["run"] == "r1"
     assert json.loads(lines[-1])["picture"] == "Teil-ä"
     sink.close()
@@ -157,6 +166,7 @@ def test_a_full_disk_keeps_lines_until_there_is_room(
     out = tmp_path / "verdicts.jsonl"
     sink = JsonLines(out, {})
     sink.emit(numbered(inspection, 0))
+    written(out, 1)
     disk.full.set()
     for seq in range(1, 500):
         sink.emit(numbered(inspection, seq))
@@ -184,8 +194,8 @@ def test_a_disk_that_hangs_delays_one_verdict_a_little(tmp_path: Path, inspectio
     disk.answers.set()
     sink.close()
 
-    assert spool.PATIENCE_S <= took_s[0] < spool.PATIENCE_S + 0.5
-    assert np.median(took_s[1:]) < 0.01
+    assert spool.PATIENCE_S <= max(took_s[:2]) < spool.PATIENCE_S + 0.5  # the one after the line that hangs
+    assert np.median(took_s[2:]) < 0.01
     assert seqs(out) == list(range(200))
 
 
@@ -222,6 +232,7 @@ def test_a_disk_that_stays_full_is_told_at_the_end(tmp_path: Path, inspection: I
     out = tmp_path / "verdicts.jsonl"
     sink = JsonLines(out, {})
     sink.emit(numbered(inspection, 0))
+    written(out, 1)
     disk.full.set()
     for seq in range(1, 9):
         sink.emit(numbered(inspection, seq))
@@ -257,6 +268,7 @@ def test_what_will_not_pass_ends_the_run(tmp_path: Path, monkeypatch: pytest.Mon
     monkeypatch.setattr(os, "pwrite", broken)
     with (tmp_path / "lines").open("w+b", buffering=0) as file:
         lines = spool.Spool(line_writer(file), "lines")
+        lines.put(b"{}\n")
         with pytest.raises(OutputError, match="Bad file descriptor"):
             lines.put(b"{}\n")
         with pytest.raises(OutputError, match="1 lines are lost"):

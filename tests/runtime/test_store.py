@@ -521,6 +521,25 @@ def test_on_a_full_disk_pictures_go_and_verdicts_wait(tmp_path: Path, caplog: py
     assert caplog.text.count("written again") == 1
 
 
+def test_verdicts_that_wait_are_few_objects(tmp_path: Path) -> None:
+    """A thousand small ones for each stall of a disk leave memory that is free, scattered and never given back."""
+    clock = ManualClock()
+    with opened(tmp_path, clock=clock) as store:
+        make_full(store)
+        answer(store, clock, 0)
+        before = sys.getallocatedblocks()
+        answer(store, clock, *range(1, 5000))
+        with pytest.raises(OutputError, match="5000 verdicts wait"):
+            store.flush()
+        objects = sys.getallocatedblocks() - before
+        make_room(store)
+        store.flush()
+
+        assert store.ledger().balanced
+        assert [seq for seq, _ in entries(tmp_path)] == list(range(5000))
+    assert objects < 15_000  # over 50,000 where each is kept as it comes
+
+
 def test_beyond_its_bound_memory_keeps_only_the_numbers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The ledger then names what was lost."""
     clock = ManualClock()
