@@ -51,6 +51,7 @@ from mapl_edge.engine import Engine
 from mapl_edge.errors import BackendError
 from mapl_edge.frame import Frame
 from mapl_edge.part_statistics import part_statistics
+from mapl_edge.place import reference_from_picture
 from mapl_edge.prepare import prepare
 from mapl_edge.runtime import (
     Blank,
@@ -226,7 +227,9 @@ def soak(frames: int, fps: float, folder: Path, bundle_path: Path | None, progre
     gate = CameraGate("soak", reference, tell=lambda line: None)
 
     def inspector_of(engine: Engine) -> Inspector:
-        return Inspector(engine, contract, calibration.limits, clock, normals=calibration.scores, gate=gate)
+        return Inspector(
+            engine, contract, calibration.limits, clock, normals=calibration.scores, gate=gate, place=calibration.place
+        )
 
     station = {"run": "soak", "camera": "soak", "bundle": "b" * 64, "calibration": "c" * 64}
     keep = StoreConfig(
@@ -283,7 +286,8 @@ def _calibration(images: list[UInt8Array], contract: InputContract, bundle_path:
         pictures = [prepare(image, contract) for image in images]
         readings = [engine.infer(picture) for picture in pictures]
     scores = [reading.score for reading in readings]
-    rows = [part_statistics(*each) for each in zip(pictures, readings, strict=True)]
+    place = reference_from_picture(pictures[0])
+    rows = [part_statistics(*each, place) for each in zip(pictures, readings, strict=True)]
     baseline = [row.as_json() for row in rows if row is not None]
     limit = sorted(scores)[int(LIMIT_OF_PASSES * len(scores))]
     promise = dict.fromkeys(("max_false_reject", "confidence", "achieved"), 0.05)
@@ -294,6 +298,7 @@ def _calibration(images: list[UInt8Array], contract: InputContract, bundle_path:
             "limits": Limits(fail=limit),
             "scores": scores,
             "baseline": {name: [row[name] for row in baseline] for name in baseline[0]},
+            "place": place,
             "promise": promise | {"n_good": len(scores), "n_above": 0, "n_needed": 59},
         }
     )

@@ -7,6 +7,9 @@ from dataclasses import dataclass
 from datetime import datetime, timezone
 from pathlib import Path
 
+import cv2
+import numpy as np
+
 from mapl_edge.arrays import UInt8Array
 from mapl_edge.bundle import Bundle
 from mapl_edge.calibrate.decision import Decision, Wish, decide
@@ -27,6 +30,7 @@ from mapl_edge.files import sha256_of
 from mapl_edge.judge import counted
 from mapl_edge.masks import InspectedArea, Masks
 from mapl_edge.part_statistics import PartStatistics, part_statistics
+from mapl_edge.place import PlaceReference, Profiles, profiles_of, reference_from_profiles
 from mapl_edge.placement import placement
 from mapl_edge.prepare import prepare
 from mapl_edge.regions import region_level
@@ -109,7 +113,8 @@ def calibrate_parts(
     bad = bad or BadPictures()
     scores: dict[Sample, float] = {}
     measured: list[Measures] = []
-    statistics: dict[Sample, dict[str, float]] = {}
+    statistics: dict[Sample, PartStatistics | None] = {}
+    profiles: dict[Sample, Profiles] = {}
     levels: dict[Sample, float] = {}
     area: InspectedArea | None = None
     for what, some in (("scoring good parts", fresh), ("scoring defects", fresh_defects)):
@@ -127,12 +132,14 @@ def calibrate_parts(
                     levels[sample] = region_level(counts, wish.regions, placement(bundle.contract, picture_hw))
             if some is fresh:
                 measured.append(measure(image, bundle.contract.roi_xywh))
-                found = part_statistics(prepare(image, bundle.contract), reading)
-                statistics[sample] = {} if found is None else found.as_json()
+                picture = prepare(image, bundle.contract)
+                statistics[sample] = part_statistics(picture, reading)
+                profiles[sample] = profiles_of(np.asarray(cv2.cvtColor(picture, cv2.COLOR_BGR2GRAY), np.uint8))
             progress(what, done, len(some))
     used, used_defects = ([sample for sample in some if sample in scores] for some in (fresh, fresh_defects))
     good_levels = [levels[s] for s in used] if wish.regions is not None else None
     decision = decide([scores[s] for s in used], [scores[s] for s in used_defects], wish, good_levels)
+    place = reference_from_profiles(profiles[sorted(used, key=scores.__getitem__)[len(used) // 2]])
     write_calibration(
         Calibration(
             version=_previous_version(bundle) + 1,
@@ -152,16 +159,22 @@ def calibrate_parts(
             scores=tuple(float(scores[sample]) for sample in used),
             engine=engine,
             camera=reference_from_measures(measured),
-            baseline=_columns([statistics[sample] for sample in used]),
+            baseline=_columns([statistics[sample] for sample in used], [profiles[sample] for sample in used], place),
+            place=place,
         ),
         bundle.calibration_path,
     )
     return Calibrated(decision, len(good) + len(defects) - len(fresh) - len(fresh_defects))
 
 
-def _columns(rows: Sequence[dict[str, float]]) -> dict[str, tuple[float, ...]]:
+def _columns(
+    rows: Sequence[PartStatistics | None], profiles: Sequence[Profiles], place: PlaceReference
+) -> dict[str, tuple[float, ...]]:
     """Rows by statistic; none where a part has no statistics."""
-    return {name: tuple(row[name] for row in rows) for name in PartStatistics.__slots__} if all(rows) else {}
+    whole = [row.moved(place.shift(each)) for row, each in zip(rows, profiles, strict=True) if row is not None]
+    if len(whole) < len(rows):
+        return {}
+    return {name: tuple(getattr(row, name) for row in whole) for name in PartStatistics.__slots__}
 
 
 def roll_back(bundle: Bundle, version: int) -> Calibration:

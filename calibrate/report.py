@@ -491,7 +491,9 @@ def _version_words(calibration: Calibration) -> str:
 
 
 def _version_json(calibration: Calibration) -> dict[str, Any]:
-    content = calibration.model_dump(mode="json", exclude={"scores", "baseline", "camera", "pictures", "defects"})
+    content = calibration.model_dump(
+        mode="json", exclude={"scores", "baseline", "camera", "place", "pictures", "defects"}
+    )
     digests = {name: getattr(calibration, name) for name in ("pictures", "defects")}
     return content | {name: {"n": len(of), "fingerprint": fingerprint(of.values())} for name, of in digests.items()}
 

@@ -16,6 +16,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 from mapl_edge.camera_health import CameraReference
 from mapl_edge.errors import BundleError
 from mapl_edge.files import new_file
+from mapl_edge.place import PlaceReference
 
 CALIBRATION_SCHEMA = 3
 HEADER = "# Thresholds of this bundle, written by `mapl-edge calibrate`. The first document is in force.\n"
@@ -117,6 +118,7 @@ class Calibration(BaseModel):
         camera: what good pictures of this camera measure; None in files of schema 2 and older.
         baseline: statistics of the good parts by name (`mapl_edge.part_statistics`), in the order of `scores`; what
             drift is measured from; empty in older files.
+        place: where a good part lay, for the statistics `shift_x` and `shift_y`; None in older files.
         note: why there is this version, where it does not come from pictures of its own.
     """
 
@@ -141,6 +143,7 @@ class Calibration(BaseModel):
     engine: str = ""
     camera: CameraReference | None = None
     baseline: dict[str, tuple[Annotated[float, Field(allow_inf_nan=False)], ...]] = {}
+    place: PlaceReference | None = None
     note: str = ""
 
     @model_validator(mode="after")

@@ -18,8 +18,10 @@ from statistics import NormalDist
 from mapl_edge.errors import DataError
 from mapl_edge.run_length import cusum_limit, ewma_limit
 
-EWMA_WEIGHT = 0.02
+EWMA_WEIGHT = 0.005
+"""It averages 2 / 0.005 = 400 parts, as many as a large calibration has; the error of that cannot be averaged away."""
 CUSUM_K = 0.5
+"""Half of the change that it is the quickest to see: a standard deviation among good parts."""
 BINS = 10
 BIN_MEMORY = 500  # parts that the distribution test bets by
 BIN_PRIOR = 20.0  # parts' worth of belief in each bin that nothing drifts
@@ -67,8 +69,9 @@ class Ranks:
 class Charts:
     """EWMA, CUSUM and a distribution test of one statistic.
 
-    - EWMA (Roberts 1959): the weighted mean of the newest values, for slow drift.
-    - CUSUM (Page 1954), two-sided: for steps of about a standard deviation.
+    - EWMA (Roberts 1959): the weighted mean of the newest values, for slow drift: from a quarter of a standard
+      deviation on. A CUSUM with k = 1/8 sees the same as early.
+    - CUSUM (Page 1954), two-sided: for steps of about a standard deviation and more.
     - distribution: the p-values need not only be centred but uniform. It bets on the histogram of the latest ones; the
       bet is fair while nothing drifts, so the Shiryaev-Roberts sum of all bets minus the number of parts is a
       martingale, and the mean run length is at least the limit (Vovk et al. 2021, "Retrain or not retrain").

@@ -60,7 +60,7 @@ class Standing:
 
 
 class Drift:
-    """The charts of one station: seven statistics, three charts each.
+    """The charts of one station: nine statistics, three charts each.
 
     The rate of false alarms is shared out evenly, so that over all charts together there is at most one in
     `parts_per_false_alarm` passed parts on average while the parts are exchangeable. After an alarm, the charts of that

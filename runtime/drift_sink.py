@@ -54,16 +54,18 @@ class DriftSink:
             config: how; `follow` has been asked already.
             station: what all events share: run, camera, digests.
             store: folder of the station's store.
-            tell: takes one line for people.
+            tell: takes one line for people; it names the camera.
         """
         self.drift = Drift(calibration, config.parts_per_false_alarm, config.quiet_parts)
         self.events = config.events or (store / EVENTS if store is not None else None)
-        self._station, self._tell, self._silent = dict(station), tell, False
+        self._station, self._tell_people, self._silent = dict(station), tell, False
         self._alarms: Background[tuple[str, dict[str, object]]] | None = None
         if store is not None and (store / DATABASE).is_file():
             self._resume(store)
         if not self.drift.n_baseline:
-            tell("drift: calibration.yaml has no baseline; charts start from the station's own parts, calibrate again")
+            self._tell("drift: no baseline in calibration.yaml; charts start from the station's parts, calibrate again")
+        elif calibration.place is None:
+            self._tell("drift: no reference of the place in calibration.yaml, so no shift_x, shift_y; calibrate again")
 
     def emit(self, inspection: Inspection) -> None:
         """See `Sink`."""
@@ -113,8 +115,11 @@ class DriftSink:
             if part.calibration == self._station["calibration"]:
                 self.drift.add(part.values)
 
+    def _tell(self, line: str) -> None:
+        self._tell_people(f"camera {self._station['camera']!r}: {line}")
+
     def _complain(self, problem: str) -> None:
         """Once a run."""
         if not self._silent:
-            logger.warning("drift: %s", problem)
+            logger.warning("drift of camera %r: %s", self._station["camera"], problem)
         self._silent = True

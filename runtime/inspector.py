@@ -16,6 +16,7 @@ from mapl_edge.judge import Judge, Judgement
 from mapl_edge.masks import InspectedArea
 from mapl_edge.p_value import PValues
 from mapl_edge.part_statistics import part_statistics
+from mapl_edge.place import PlaceReference
 from mapl_edge.prepare import prepare
 from mapl_edge.runtime.camera_gate import CameraGate
 from mapl_edge.runtime.sources import Blank, Shot
@@ -48,7 +49,7 @@ class Inspector:
     """Turns shots into verdicts with one engine, one contract and one set of limits.
 
     `normals` give the p-values; `area` has the masks; `gate` stops pictures that are the camera's fault, and is shared
-    by the inspectors of one camera.
+    by the inspectors of one camera; `place` is what drift's shift is measured from.
     """
 
     def __init__(
@@ -61,10 +62,13 @@ class Inspector:
         normals: Sequence[float] = (),
         gate: CameraGate | None = None,
         area: InspectedArea | None = None,
+        place: PlaceReference | None = None,
     ) -> None:
+        if place is not None:
+            place.check(contract.size_hw)
         self._engine, self._contract, self._limits, self._policy = engine, contract, limits, policy
         self._judge = Judge(limits, contract, area)
-        self._p_value, self._gate = PValues(normals), gate
+        self._p_value, self._gate, self._place = PValues(normals), gate, place
         self._now = (clock or SystemClock()).monotonic
 
     def inspect(self, shot: Shot) -> Inspection:
@@ -87,7 +91,7 @@ class Inspector:
         if judged.outcome is Outcome.ERROR:
             problem = f"the engine {self._engine.name} gave a score of {judged.score}"
             return self._error(shot, problem, ErrorCode.ENGINE, started)
-        statistics = part_statistics(picture, reading)
+        statistics = part_statistics(picture, reading, self._place)
         times = StageTimes(
             queue=1e3 * (started - shot.t_mono),
             prepare=1e3 * (prepared - started),

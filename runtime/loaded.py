@@ -61,6 +61,7 @@ class Loaded:
             normals=self.calibration.scores,
             gate=gate,
             area=area,
+            place=self.calibration.place,
         )
 
     def engines(self) -> Sequence[OpenEngine]:

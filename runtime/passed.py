@@ -48,7 +48,8 @@ def _from_line(line: str, where: str) -> Passed | None:
         if Outcome(found["verdict"]) is not Outcome.PASS:
             return None
         numbers = found.get("statistics")
-        numbers = None if numbers is None else {name: float(numbers[name]) for name in STATISTICS if name in numbers}
+        if numbers is not None:
+            numbers = {name: float(numbers[name]) for name in STATISTICS if numbers.get(name) is not None}
         camera, calibration, run = (sys.intern(str(found.get(key, ""))) for key in ("camera", "calibration", "run"))
         values = values_of(float(found["score"]), numbers)
         return Passed(camera, calibration, run, int(found["seq"]), str(found["captured_at"]), values)

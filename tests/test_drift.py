@@ -17,7 +17,7 @@ ROW = dict.fromkeys(STATISTICS, 0.0)
 
 
 def calibration(rows: np.ndarray, fail: float = 10.0, review: float | None = None) -> Calibration:
-    """Rows (N, 7) as STATISTICS."""
+    """Rows (N, 9) as STATISTICS."""
     content = {
         "created_at": "2026-11-22T06:00:00Z",
         "created_by": "test",
@@ -89,9 +89,9 @@ def test_the_baseline_is_of_parts_below_the_limit_for_pass() -> None:
 def test_a_slow_drift_of_any_statistic_is_told_with_its_name_and_way(name: str) -> None:
     """Falling by a standard deviation in 1,000 parts."""
     rng, k = np.random.default_rng(7), STATISTICS.index(name)
-    drift, found = Drift(calibration(rng.standard_normal((300, 7)))), []
+    drift, found = Drift(calibration(rng.standard_normal((300, len(STATISTICS))))), []
     for part in range(2500):
-        row = rng.standard_normal(7)
+        row = rng.standard_normal(len(STATISTICS))
         row[k] -= part / 1000
         found += drift.add(values(row)).alarms
 
@@ -105,9 +105,9 @@ def test_a_slow_drift_of_any_statistic_is_told_with_its_name_and_way(name: str) 
 def test_after_an_alarm_a_statistic_rests_and_then_reminds() -> None:
     """Once, not with every part."""
     rng = np.random.default_rng(8)
-    drift, told = Drift(calibration(rng.standard_normal((300, 7))), quiet_parts=200), []
+    drift, told = Drift(calibration(rng.standard_normal((300, len(STATISTICS)))), quiet_parts=200), []
     for part in range(700):
-        row = rng.standard_normal(7)
+        row = rng.standard_normal(len(STATISTICS))
         row[1] += 4
         told += [part] * len({alarm.statistic for alarm in drift.add(values(row)).alarms})
 
@@ -127,7 +127,7 @@ def test_the_order_of_the_baseline_does_not_matter(order: list[int]) -> None:
 
 def test_a_constant_line_is_in_order() -> None:
     """All equal scores tell nothing, so they raise nothing."""
-    drift = Drift(calibration(np.zeros((20, 7))))
+    drift = Drift(calibration(np.zeros((20, len(STATISTICS)))))
 
     assert not [alarm for _ in range(3000) for alarm in drift.add(ROW).alarms]
 
@@ -143,7 +143,7 @@ def test_what_is_missing_is_not_followed_and_nan_is_refused() -> None:
 
 def test_a_baseline_of_another_length_is_refused() -> None:
     """A value for each part, or the parts that passed cannot be told."""
-    content = calibration(np.zeros((20, 7))).model_dump()
+    content = calibration(np.zeros((20, len(STATISTICS)))).model_dump()
     content["baseline"]["contrast"] = content["baseline"]["contrast"][:-1]
 
     with pytest.raises(ValueError, match="contrast holds 19 values, expected 20"):

@@ -36,13 +36,24 @@ def test_calibration_holds_a_baseline(bundle: Bundle) -> None:
     assert {len(column) for column in baseline.values()} == {20}
 
 
+def test_the_place_is_that_of_the_part_with_the_median_score(bundle: Bundle) -> None:
+    """The most ordinary one; it has not moved from itself."""
+    calibration = bundle.calibration
+    median = sorted(range(20), key=calibration.scores.__getitem__)[10]
+    moved = [max(abs(calibration.baseline[name][part]) for name in ("shift_x", "shift_y")) for part in range(20)]
+
+    assert moved[median] < 0.05
+    assert sorted(moved)[2] > 0.1
+
+
 def test_run_tells_of_a_dying_lamp_and_its_verdicts_hold_the_numbers(dark: Path) -> None:
     """One event in the store's folder for each statistic that moved; every verdict with a score has statistics."""
     events = [json.loads(line) for line in (dark / "store" / "drift.jsonl").read_text().splitlines()]
     verdicts = [json.loads(line) for line in (dark / "v.jsonl").read_text().splitlines()]
 
     assert "brightness" in {event["statistic"] for event in events}
-    assert len(events) == (dark / "told").read_text().count("DRIFT after")
+    assert len(events) == (dark / "told").read_text().count("camera 'line-3': DRIFT after")
+    assert all(verdict["statistics"]["shift_x"] is not None for verdict in verdicts)
     assert len(verdicts) == 150
     assert all(tuple(verdict["statistics"]) == PartStatistics.__slots__ for verdict in verdicts)
 
@@ -65,6 +76,26 @@ def test_the_command_tells_the_same_from_store_and_verdicts(dark: Path, calibrat
     assert float(rows[0]["brightness"]) > float(rows[-1]["brightness"])
     assert all(f"{name}_ewma" in rows[0] for name in STATISTICS)
     assert (dark / "d.png").read_bytes()[:4] == b"\x89PNG"
+
+
+def test_the_baseline_is_found_where_the_station_is(dark: Path, calibrated: Path, tmp_path: Path) -> None:
+    """Without --bundle: the station file's bundle, or one in the folder, if it judged these parts."""
+    named = json.loads(mapl_edge("drift", "store", "--bundle", calibrated, "--json", cwd=dark).stdout)
+    found = mapl_edge("drift", "store", "--json", cwd=dark)
+    (tmp_path / "part.mapl").symlink_to(calibrated)
+    beside = mapl_edge("drift", dark / "store", cwd=tmp_path)
+
+    assert json.loads(found.stdout) == named
+    assert f"baseline: the calibration of {calibrated}" in found.stderr.replace("\n", "")
+    assert "baseline: the calibration of part.mapl" in beside.stderr
+
+
+def test_no_baseline_is_told_with_what_to_do(dark: Path, tmp_path: Path) -> None:
+    """Not a word about it looked like a station that never drifts."""
+    told = mapl_edge("drift", dark / "store", cwd=tmp_path).stderr.replace("\n", " ")
+
+    assert "no baseline: the parts were judged by calibration" in told
+    assert "name the bundle with --bundle" in told
 
 
 def test_drift_can_be_turned_off(dark: Path, tmp_path: Path) -> None:

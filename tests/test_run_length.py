@@ -81,7 +81,8 @@ def test_ewma_is_that_of_a_markov_chain() -> None:
 def test_limits_give_the_run_length_that_was_wished(wished: float) -> None:
     """From the shortest to the longest that a station can ask for; EWMAs as slow as the charts' too."""
     assert cusum_run_length(0.5, cusum_limit(0.5, wished)) == pytest.approx(wished, rel=1e-4)
-    assert ewma_run_length(0.02, ewma_limit(0.02, wished)) == pytest.approx(wished, rel=1e-4)
+    for weight in (0.02, 0.005):
+        assert ewma_run_length(weight, ewma_limit(weight, wished)) == pytest.approx(wished, rel=1e-4)
 
 
 def test_simulation_agrees() -> None:

@@ -16,12 +16,12 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
 from rich.table import Column, Table
 
-from mapl_edge.bundle import MANIFEST, Bundle, open_bundle
+from mapl_edge.bundle import CALIBRATION, MANIFEST, Bundle, open_bundle
 from mapl_edge.calibration import Calibration
 from mapl_edge.cli.app import people
 from mapl_edge.config import STATION_FILE, CameraConfig, StationConfig, config_from_yaml
 from mapl_edge.errors import BackendUnavailable, BundleError, ConfigError, ContractMismatch, Uncalibrated
-from mapl_edge.files import write_stdout
+from mapl_edge.files import sha256_of, write_stdout
 from mapl_edge.masks import InspectedArea, masks_from_camera
 
 PATHS = ("bundle", "inspect", "ignore")  # of a camera, as seen from the station file
@@ -111,6 +111,16 @@ def only_bundle_here() -> Path:
         return found[0]
     names = ", ".join(map(str, found)) or "none"
     raise BundleError(f"which bundle? found {names} in this folder; name one, or set bundle: in station.yaml")
+
+
+def bundles_here() -> dict[str, Path]:
+    """The bundles of the station file and of this folder, by the digests of their calibrations."""
+    station = station_from_yaml(None)
+    named = [station.bundle, *(camera.bundle for camera in (station.camera, *station.cameras))]
+    paths = [path for path in named if path is not None]
+    paths += sorted(path.parent for path in Path().glob(f"*.mapl/{MANIFEST}"))
+    files = {path: path / CALIBRATION for path in reversed(paths)}  # the station's come last, and count
+    return {sha256_of(file): path for path, file in files.items() if file.is_file()}
 
 
 def one_of(option: str, value: Any, choices: Any) -> Any:

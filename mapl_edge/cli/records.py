@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from functools import cache
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -13,6 +14,7 @@ from mapl_edge.cli.app import CALIBRATED, ConfigOption, EngineOption, app, peopl
 from mapl_edge.cli.common import (
     area_in_force,
     bars,
+    bundles_here,
     one_of,
     only_bundle_here,
     opened_bundle,
@@ -120,7 +122,10 @@ def drift(
     past: Annotated[
         Path | None, typer.Argument(help="Store folder, or a file of verdicts; default: the store in station.yaml.")
     ] = None,
-    bundle: Annotated[Path | None, typer.Option(help="Bundle whose calibration is the baseline.")] = None,
+    bundle: Annotated[
+        Path | None,
+        typer.Option(help="Bundle whose calibration is the baseline; default: the one here that judged the parts."),
+    ] = None,
     camera: CameraNameOption = None,
     csv: Annotated[Path | None, typer.Option(help="Write every chart, part by part, to a new .csv file.")] = None,
     plot: Annotated[Path | None, typer.Option(help="Draw the charts in a .png file.")] = None,
@@ -136,16 +141,27 @@ def drift(
 
         check_plot(plot)
     settings = station_from_yaml(None).drift
-    opened = None if bundle is None else opened_bundle(bundle)
     rates = settings.parts_per_false_alarm, settings.quiet_parts
+    opened = cache(opened_bundle)
+    if bundle is not None:
+        _ = opened(bundle).calibration  # says it where there is none
+    here = bundles_here() if bundle is None else {opened(bundle).calibration_digest: bundle}
+    baselines: list[str] = []
 
     def drift_of(digest: str) -> Drift:
-        if opened is None or opened.calibration_digest == digest:
-            return Drift(None if opened is None else opened.calibration, *rates)
-        people.print(f"parts of calibration {digest[:12]}, not {opened.path}'s: their charts start without a baseline")
+        if digest in here:
+            baselines.append(f"baseline: the calibration of {here[digest]}")
+            return Drift(opened(here[digest]).calibration, *rates)
+        where = "no bundle here has it" if bundle is None else f"{bundle} has another"
+        baselines.append(
+            f"no baseline: the parts were judged by calibration {digest[:12] or '(none named)'}, {where}; "
+            "charts start from the first parts, name the bundle with --bundle"
+        )
         return Drift(None, *rates)
 
     followed = follow(passed_parts(_store_folder(past), camera), drift_of)
+    for line in baselines:
+        people.print(line, markup=False)
     if csv is not None:
         people.print(f"{csv}: {write_drift(followed, csv)} parts", markup=False)
     if plot is not None:

@@ -22,7 +22,7 @@ RNG = np.random.default_rng(1)
 GOOD = RNG.standard_normal((300, len(STATISTICS)))
 
 
-def calibration(baseline: bool = True) -> Calibration:
+def calibration(baseline: bool = True, place: bool = True) -> Calibration:
     """Of standard normal statistics."""
     columns = {name: GOOD[:, k].tolist() for k, name in enumerate(STATISTICS) if k}
     promise = dict.fromkeys(("max_false_reject", "confidence", "achieved"), 0.05)
@@ -35,6 +35,7 @@ def calibration(baseline: bool = True) -> Calibration:
             "limits": {"fail": 9.0},
             "scores": GOOD[:, 0].tolist(),
             "baseline": columns if baseline else {},
+            "place": {"columns": (1, 2), "rows": (1, 2)} if place else None,
             "promise": promise | {"n_good": 300, "n_above": 0, "n_needed": 59},
         }
     )
@@ -72,6 +73,7 @@ def test_a_darker_line_is_told_once_with_an_event(tmp_path: Path) -> None:
         "2026-11-22T06:00:00.000Z",
     )
     assert len(told) == 1
+    assert told[0].startswith("camera 'line-3': DRIFT after")
     assert "brightness" in told[0]
 
 
@@ -144,3 +146,13 @@ def test_an_alarm_that_cannot_be_told_holds_no_verdict(tmp_path: Path) -> None:
 
     assert before == []
     assert len(told) == len((tmp_path / "drift.jsonl").read_text().splitlines()) == 1
+
+
+def test_a_calibration_without_a_place_is_told() -> None:
+    """Of an earlier version: the rest is followed."""
+    told: list[str] = []
+    watch = DriftSink(calibration(place=False), DriftConfig(), STATION, None, told.append)
+
+    assert len(told) == 1
+    assert "shift_x" in told[0]
+    assert watch.drift.n_baseline == 300
