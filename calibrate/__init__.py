@@ -1,12 +1,14 @@
 """Calibrate: scores → thresholds with a promise; measuring on labelled pictures; reports."""
 
-from mapl_edge.calibrate.calibrator import Calibrated, calibrate_bundle, calibrate_parts, roll_back, set_limits
+from mapl_edge.calibrate.calibrator import Calibrated, calibrate_bundle, calibrate_parts, roll_back
 from mapl_edge.calibrate.decision import Decision, Wish, decide
 from mapl_edge.calibrate.evaluate import Evaluation, evaluate
 from mapl_edge.calibrate.limits import NormalLimit, limit_from_normals, promise_of_any_limit
+from mapl_edge.calibrate.own_limits import known_verdicts, set_limits, warning_of
 from mapl_edge.calibrate.scores import Scores, scores_from_csv
-from mapl_edge.calibrate.tradeoff import Costs, OperatingPoint, Tradeoff
+from mapl_edge.calibrate.tradeoff import OperatingPoint, Tradeoff
 from mapl_edge.calibrate.what_if import Judged, WhatIf, limits_from_text, stored_verdicts, what_if
+from mapl_edge.calibration import Costs
 
 __all__ = [
     "Calibrated",
@@ -24,6 +26,7 @@ __all__ = [
     "calibrate_parts",
     "decide",
     "evaluate",
+    "known_verdicts",
     "limit_from_normals",
     "limits_from_text",
     "promise_of_any_limit",
@@ -31,5 +34,6 @@ __all__ = [
     "scores_from_csv",
     "set_limits",
     "stored_verdicts",
+    "warning_of",
     "what_if",
 ]

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, replace
 from datetime import datetime, timezone
 from pathlib import Path
 
@@ -13,11 +13,9 @@ import numpy as np
 from mapl_edge.arrays import UInt8Array
 from mapl_edge.bundle import Bundle
 from mapl_edge.calibrate.decision import Decision, Wish, decide
-from mapl_edge.calibrate.limits import MIN_NORMALS, NormalLimit, promise_of_any_limit
+from mapl_edge.calibrate.limits import MIN_NORMALS, NormalLimit
 from mapl_edge.calibration import (
-    CALIBRATION_SCHEMA,
     Calibration,
-    Limits,
     calibration_from_file,
     history_from_file,
     write_calibration,
@@ -27,13 +25,11 @@ from mapl_edge.dataset import BadPictures, Sample
 from mapl_edge.engine import Reading
 from mapl_edge.errors import BundleError, ContractMismatch, DataError
 from mapl_edge.files import sha256_of
-from mapl_edge.judge import counted
+from mapl_edge.gauge import Gauge, Mark
 from mapl_edge.masks import InspectedArea, Masks
 from mapl_edge.part_statistics import PartStatistics, part_statistics
 from mapl_edge.place import PlaceReference, Profiles, profiles_of, reference_from_profiles
-from mapl_edge.placement import placement
 from mapl_edge.prepare import prepare
-from mapl_edge.regions import region_level
 from mapl_edge.user import user_name
 from mapl_edge.verdict import utc_text
 
@@ -111,52 +107,52 @@ def calibrate_parts(
     if defects and not fresh_defects:
         raise DataError(f"training saw all {len(defects)} defective pictures (such as {defects[0].path}); give others")
     bad = bad or BadPictures()
-    scores: dict[Sample, float] = {}
+    marks: dict[Sample, Mark] = {}
     measured: list[Measures] = []
     statistics: dict[Sample, PartStatistics | None] = {}
     profiles: dict[Sample, Profiles] = {}
-    levels: dict[Sample, float] = {}
-    area: InspectedArea | None = None
+    gauge = Gauge(bundle.contract, None, wish.regions)
     for what, some in (("scoring good parts", fresh), ("scoring defects", fresh_defects)):
         for done, (sample, image) in enumerate(bad.read(some), start=1):
             picture_hw = image.shape[:2]
             if masks is not None:
-                area = area or masks.area(bundle.contract, picture_hw)
-                _check_size(sample, area, picture_hw)
+                gauge = gauge if gauge.area else replace(gauge, area=masks.area(bundle.contract, picture_hw))
+                _check_size(sample, gauge.area, picture_hw)
             reading = look(image)
-            if area is None and wish.regions is None:
-                scores[sample] = reading.score
-            else:
-                counts, scores[sample] = counted(reading, area, picture_hw)
-                if wish.regions is not None and sample.is_good:
-                    levels[sample] = region_level(counts, wish.regions, placement(bundle.contract, picture_hw))
+            marks[sample] = gauge(reading, picture_hw)
             if some is fresh:
                 measured.append(measure(image, bundle.contract.roi_xywh))
                 picture = prepare(image, bundle.contract)
                 statistics[sample] = part_statistics(picture, reading)
                 profiles[sample] = profiles_of(np.asarray(cv2.cvtColor(picture, cv2.COLOR_BGR2GRAY), np.uint8))
             progress(what, done, len(some))
-    used, used_defects = ([sample for sample in some if sample in scores] for some in (fresh, fresh_defects))
-    good_levels = [levels[s] for s in used] if wish.regions is not None else None
-    decision = decide([scores[s] for s in used], [scores[s] for s in used_defects], wish, good_levels)
-    place = reference_from_profiles(profiles[sorted(used, key=scores.__getitem__)[len(used) // 2]])
+    used, used_defects = ([sample for sample in some if sample in marks] for some in (fresh, fresh_defects))
+    scores, defect_scores = (tuple(float(marks[s].score) for s in some) for some in (used, used_defects))
+    levels, defect_levels = (_levels(marks[s] for s in some) for some in (used, used_defects))
+    decision = decide(scores, defect_scores, wish, levels if wish.regions is not None else None)
+    place = reference_from_profiles(profiles[sorted(used, key=lambda sample: marks[sample].score)[len(used) // 2]])
     write_calibration(
         Calibration(
-            version=_previous_version(bundle) + 1,
+            version=previous_version(bundle) + 1,
             created_at=utc_text(datetime.now(timezone.utc)),
             created_by=user_name(),
             model_digest=bundle.digest,
             limits=decision.limits,
             promise=decision.promise,
             rule=decision.rule,
+            target_recall=wish.target_recall if decision.rule == "recall" else None,
+            costs=wish.costs if decision.rule == "cost" else None,
             review_promise=None if decision.review is None else decision.review.promise,
             pixel_promise=None if decision.pixel is None else decision.pixel.promise,
             masks="" if masks is None else masks.digest,
-            picture_hw=None if area is None else area.picture_hw,
+            picture_hw=None if gauge.area is None else gauge.area.picture_hw,
             misses=decision.misses,
             pictures={sample.name: digests[sample.path] for sample in used},
             defects={sample.name: digests[sample.path] for sample in used_defects},
-            scores=tuple(float(scores[sample]) for sample in used),
+            scores=scores,
+            levels=levels,
+            defect_scores=defect_scores,
+            defect_levels=defect_levels,
             engine=engine,
             camera=reference_from_measures(measured),
             baseline=_columns([statistics[sample] for sample in used], [profiles[sample] for sample in used], place),
@@ -165,6 +161,10 @@ def calibrate_parts(
         bundle.calibration_path,
     )
     return Calibrated(decision, len(good) + len(defects) - len(fresh) - len(fresh_defects))
+
+
+def _levels(marks: Iterable[Mark]) -> tuple[float, ...]:
+    return tuple(mark.level for mark in marks if mark.level is not None)
 
 
 def _columns(
@@ -208,45 +208,8 @@ def roll_back(bundle: Bundle, version: int) -> Calibration:
     return again
 
 
-def set_limits(bundle: Bundle, limits: Limits) -> Calibration:
-    """Put limits that a person chose in force, as a new version; the history keeps all.
-
-    What they promise is a bound for all limits at once (see `Tradeoff.bound_for_any_limit`), from the scores that the
-    version in force keeps: whoever chose may have looked at them.
-
-    Raises:
-        BundleError: the version in force keeps no scores.
-    """
-    now, path = bundle.calibration, bundle.calibration_path
-    if not now.scores:
-        raise BundleError(f"{path}: keeps no scores of good parts, so limits of one's own promise nothing; calibrate")
-    review, (said, before) = limits.review, map(_limits_text, (limits, now.limits))
-    again = now.model_copy(
-        update={
-            "schema_version": CALIBRATION_SCHEMA,
-            "version": _previous_version(bundle) + 1,
-            "created_at": utc_text(datetime.now(timezone.utc)),
-            "created_by": user_name(),
-            "limits": limits,
-            "rule": "own",
-            "promise": promise_of_any_limit(now.scores, limits.fail, now.promise.confidence),
-            "review_promise": None
-            if review is None
-            else promise_of_any_limit(now.scores, review, now.promise.confidence),
-            "misses": None,
-            "note": f"set by hand: {said} (before: {before})",
-        }
-    )
-    write_calibration(again, path)
-    return again
-
-
-def _limits_text(limits: Limits) -> str:
-    """fail=2.5, review=2."""
-    return ", ".join(f"{k}={v:.6g}" for k, v in limits.model_dump(include={"fail", "review"}).items() if v is not None)
-
-
-def _check_size(sample: Sample, area: InspectedArea, picture_hw: tuple[int, int]) -> None:
+def _check_size(sample: Sample, area: InspectedArea | None, picture_hw: tuple[int, int]) -> None:
+    assert area is not None
     try:
         area.check(picture_hw)
     except ContractMismatch as exc:
@@ -261,7 +224,8 @@ def _check_labels(good: Sequence[Sample], defects: Sequence[Sample], digests: di
             raise DataError(f"{sample.path} is given as defective, but as a good part too ({twin}); mend one of them")
 
 
-def _previous_version(bundle: Bundle) -> int:
+def previous_version(bundle: Bundle) -> int:
+    """The highest that calibration.yaml holds; 0 where there is none."""
     try:
         return max(one.version for one in history_from_file(bundle.calibration_path))
     except BundleError:

@@ -7,8 +7,8 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from mapl_edge.calibrate.limits import NormalLimit, limit_from_normals, upper_bound
-from mapl_edge.calibrate.tradeoff import Costs, OperatingPoint, Rule, Tradeoff
-from mapl_edge.calibration import Limits, Misses, PixelLimit, Promise, RegionFilter
+from mapl_edge.calibrate.tradeoff import OperatingPoint, Rule, Tradeoff
+from mapl_edge.calibration import Costs, Limits, Misses, PixelLimit, Promise, RegionFilter
 from mapl_edge.errors import DataError
 
 

@@ -19,6 +19,7 @@ import numpy.typing as npt
 from mapl_edge.arrays import Float64Array
 from mapl_edge.bootstrap import RESAMPLES, Interval, resampled
 from mapl_edge.calibrate.limits import lower_bound, most_above, upper_bound
+from mapl_edge.calibration import Costs
 from mapl_edge.errors import DataError
 
 Rule = Literal["promise", "f1", "recall", "cost"]
@@ -43,15 +44,6 @@ class Share:
     def value(self) -> float:
         """The share that was seen."""
         return self.events / self.n
-
-
-@dataclass(frozen=True, slots=True)
-class Costs:
-    """What one miss and one false reject cost, and the share of defects on the line (None: as among these parts)."""
-
-    miss: float
-    false_reject: float
-    defect_rate: float | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -107,8 +107,10 @@ def limits_from_text(text: str, now: Limits, flag: str = "--what-if") -> Limits:
             raise ConfigError(flag, [f"found {part!r}, expected fail=NUMBER or review=NUMBER"])
         try:
             changed[name] = None if (name, value.lower()) == ("review", "none") else float(value)
+            if not math.isfinite(changed[name] or 0.0):
+                raise ValueError(value)
         except ValueError as exc:
-            raise ConfigError(flag, [f"{name} is {value!r}, expected a number"]) from exc
+            raise ConfigError(flag, [f"{name} is {value!r}, expected a finite number"]) from exc
     try:
         return Limits.model_validate({**changed, "pixel": now.pixel})
     except ValidationError as exc:

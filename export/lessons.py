@@ -15,14 +15,14 @@ from __future__ import annotations
 import json
 import os
 import shutil
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from mapl_edge.arrays import AnyArray
+from mapl_edge.arrays import AnyArray, FloatArray
 from mapl_edge.bundle import (
     CALIBRATION,
     DECODER,
@@ -35,7 +35,7 @@ from mapl_edge.bundle import (
     Bundle,
     write_manifest,
 )
-from mapl_edge.export.memory_graph import Entries, PlaceEncoder, add_entries, memory_in
+from mapl_edge.export.memory_graph import Entries, add_entries, graph_from_file, memory_in
 from mapl_edge.files import new_folder
 from mapl_edge.search import index_with, write_index
 
@@ -95,15 +95,35 @@ def deltas_of(bundle: Bundle) -> list[dict[str, AnyArray]]:
     return [delta_of(bundle, one["number"]) for one in lessons(bundle)]
 
 
-def write_graphs(bundle: Bundle, work: Path, deltas: Sequence[dict[str, AnyArray]]) -> None:
-    """model.onnx, decoder.onnx and memory.faiss: the base's, with the entries of the deltas."""
-    base, summary = _base_of(bundle), json.loads((_base_of(bundle) / MANIFEST).read_text(encoding="utf-8"))["memory"]
-    memory = memory_in(base, summary["scope"], summary["search"]["entries"])
-    more = Entries(*(np.concatenate([delta[name] for delta in deltas]) for name in Entries.__slots__))
-    vectors = PlaceEncoder(bundle.path, summary["scope"]).vectors(more)
-    add_entries(base / MODEL, work / MODEL, memory, more, vectors if summary["scope"] == "patch" else None)
-    add_entries(base / DECODER, work / DECODER, memory, more, None)
-    write_index(index_with(base / MEMORY, vectors), work / MEMORY)
+class BaseGraphs:
+    """The graphs that a bundle was exported with, read once.
+
+    Attributes:
+        memory: the entries that they hold.
+
+    Raises:
+        BundleError: the memory cannot be found in them.
+    """
+
+    def __init__(self, bundle: Bundle) -> None:
+        self._folder = _base_of(bundle)
+        summary = json.loads((self._folder / MANIFEST).read_text(encoding="utf-8"))["memory"]
+        self._is_patch = summary["scope"] == "patch"
+        self._decoder = graph_from_file(self._folder / DECODER)
+        self.memory = memory_in(self._decoder, self._folder / DECODER, summary["scope"], summary["search"]["entries"])
+
+    def write(self, work: Path, more: Entries, vectors: FloatArray) -> None:
+        """model.onnx, decoder.onnx and memory.faiss with more entries, searched by `vectors`; possible once."""
+        model, codes = graph_from_file(self._folder / MODEL), vectors if self._is_patch else None
+        for name, graph, searched in ((MODEL, model, codes), (DECODER, self._decoder, None)):
+            add_entries(graph, self._folder / name, self.memory, more, searched)
+            (work / name).write_bytes(graph.SerializeToString(deterministic=True))
+        write_index(index_with(self._folder / MEMORY, vectors), work / MEMORY)
+
+
+def entries_of(deltas: Sequence[Mapping[str, AnyArray]]) -> Entries:
+    """The entries of all deltas, of which there is at least one."""
+    return Entries(*(np.concatenate([delta[name] for delta in deltas]) for name in Entries.__slots__))
 
 
 def write_golden(bundle: Bundle, work: Path) -> None:
@@ -122,7 +142,7 @@ def write_golden(bundle: Bundle, work: Path) -> None:
     save_arrays(work / GOLDEN, golden)
 
 
-def write_taught_manifest(work: Path) -> None:
+def write_taught_manifest(bundle: Bundle, work: Path) -> Bundle:
     """The base's manifest with what the deltas change: nothing but base and deltas goes into it."""
     fields = json.loads((work / BASE / MANIFEST).read_text(encoding="utf-8"))
     del fields["files"]
@@ -133,7 +153,18 @@ def write_taught_manifest(work: Path) -> None:
         digests = list(record["parts"].values())
         fields["trained_on"] = [*fields["trained_on"], *digests]
         fields["held_out"] = {name: one for name, one in fields["held_out"].items() if one not in digests}
-    write_manifest(work, **fields)
+    return write_manifest(work, _digests_known(bundle, work), **fields)
+
+
+def _digests_known(bundle: Bundle, work: Path) -> dict[str, str]:
+    """Digests of the files that are still those of the bundle, which were checked when it was opened."""
+    files = bundle.manifest.files
+    moved = {f"{BASE}/{name}": name for name in REPLACED} | {name: name for name in files}
+    return {
+        name: files[was]
+        for name, was in moved.items()
+        if (work / name).exists() and os.path.samefile(work / name, bundle.path / was)
+    }
 
 
 def save_arrays(path: Path, arrays: dict[str, AnyArray]) -> None:

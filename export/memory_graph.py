@@ -8,6 +8,7 @@ parity gate to prove (`mapl_edge.export.teach`).
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -92,7 +93,11 @@ class PlaceEncoder:
             self._mean, self._basis = (_constant(graph, end, self._where) for end in (MEAN, BASIS))
             self._described = _taken_from(graph, MEAN, self._where)
             graph.graph.output.append(onnx.helper.make_tensor_value_info(self._described, onnx.TensorProto.FLOAT, None))
-        self._session = onnx_session(graph.SerializeToString())
+        self._graph = graph.SerializeToString()
+
+    @cached_property
+    def _session(self) -> Any:
+        return onnx_session(self._graph)
 
     def __call__(self, picture: UInt8Array) -> Seen:
         """Look at one prepared picture, uint8 (H, W, 3)."""
@@ -130,16 +135,25 @@ def codes_of(entries: Entries, mean: FloatArray, basis: FloatArray) -> FloatArra
     return np.rint((entries.descriptors - mean) @ basis).clip(-CODE, CODE).astype(np.float32)
 
 
-def memory_in(folder: Path, scope: str, entries: int) -> Entries:
-    """All entries of a bundle's memory, from decoder.onnx.
+def graph_from_file(path: Path) -> Any:
+    """A graph to look into and to change."""
+    return onnx.load(path)
+
+
+def memory_in(decoder: Any, path: Path, scope: str, entries: int) -> Entries:
+    """All entries of a bundle's memory.
+
+    Args:
+        decoder: the graph in decoder.onnx.
+        path: where that lies.
+        scope, entries: of the memory: image or patch, and how many.
 
     Raises:
         BundleError: the constants that hold them are not there, or cannot be told apart.
     """
-    path = folder / DECODER
     held = [
         numpy_helper.to_array(tensor)
-        for tensor in onnx.load(path).graph.initializer
+        for tensor in decoder.graph.initializer
         if tensor.dims and tensor.dims[0] == entries
     ]
     sources = [array for array in held if array.dtype == np.int64 and array.size == entries]
@@ -158,12 +172,12 @@ def memory_in(folder: Path, scope: str, entries: int) -> Entries:
     return Entries(floats[-1], descriptors, sources[0].reshape(-1), spread)
 
 
-def add_entries(source: Path, made: Path, memory: Entries, more: Entries, codes: FloatArray | None) -> None:
-    """Write a graph anew with more entries behind those of its memory.
+def add_entries(graph: Any, source: Path, memory: Entries, more: Entries, codes: FloatArray | None) -> None:
+    """Put more entries behind those of a graph's memory.
 
     Args:
-        source: the graph as it was exported.
-        made: where to write the new one.
+        graph: as it was exported; changed in place.
+        source: where it lies.
         memory: what it holds.
         more: what to add.
         codes: what `more` is searched by, where the graph has a patch search; see `PlaceEncoder.vectors`.
@@ -171,7 +185,6 @@ def add_entries(source: Path, made: Path, memory: Entries, more: Entries, codes:
     Raises:
         BundleError: the graph does not hold the memory.
     """
-    graph = onnx.load(source)
     missing = {name for name in Entries.__slots__ if getattr(memory, name).size}
     for tensor in graph.graph.initializer:
         if not tensor.dims or tensor.dims[0] != len(memory):
@@ -191,7 +204,6 @@ def add_entries(source: Path, made: Path, memory: Entries, more: Entries, codes:
     if codes is not None:
         add_to_search(graph, len(memory), codes)
     del graph.graph.value_info[:]  # shapes that no longer hold
-    made.write_bytes(graph.SerializeToString(deterministic=True))
 
 
 def _constant(graph: Any, end: str, where: Path) -> AnyArray:

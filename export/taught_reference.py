@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import os
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Sequence
+from concurrent.futures import Executor
 from dataclasses import dataclass, replace
-from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -16,22 +15,28 @@ from mapl_edge.bundle import (
     MEMORY,
     Golden,
 )
+from mapl_edge.engine import Reading
 from mapl_edge.errors import ParityError
 from mapl_edge.export.memory_graph import Entries, PlaceEncoder, Seen, onnx_session
 from mapl_edge.search import NEIGHBOURS, RECALL, SearchIndex
 
 TIE = 1e-5  # relative: a place this near to a new entry may find it; rounding decides
-WORKERS = os.cpu_count() or 1
+BLOCK = 256  # queries compared at a time: their distances stay in the processor's cache
 
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """What the taught bundle says of a picture; `before` is the score with the entries of before."""
+    """What the taught bundle says of a picture.
 
-    score: float
-    map: FloatArray
-    before: float
-    finds_new: bool
+    Attributes:
+        now: with the new entries; None where nobody needs it.
+        before: without them; None likewise.
+        found: the nearest of all entries to each query, int64 (Q,).
+    """
+
+    now: Reading | None
+    before: Reading | None
+    found: IntArray
 
 
 class Reference:
@@ -49,59 +54,67 @@ class Reference:
 
     def nearest(self, seen: Seen) -> tuple[IntArray, IntArray]:
         """The nearest entry to each query, int64 (Q,): of those before, and of all."""
-        ones = np.ones((len(seen.queries), 1), np.float32)
-        squares = np.concatenate([seen.queries, ones], 1) @ self._table  # (Q, K), without |q|²
-        places = np.arange(len(squares))
-        before = squares[:, : self._old].argmin(1)
-        added = self._old + squares[:, self._old :].argmin(1)
-        return before, np.where(squares[places, added] < squares[places, before], added, before)
+        queries = np.concatenate([seen.queries, np.ones((len(seen.queries), 1), np.float32)], 1)
+        before, now = (np.empty(len(queries), np.int64) for _ in range(2))
+        squares = np.empty((min(BLOCK, len(queries)), len(self.vectors)), np.float32)  # without |q|²
+        for start in range(0, len(queries), BLOCK):
+            block = queries[start : start + BLOCK]
+            distances = np.matmul(block, self._table, out=squares[: len(block)])
+            old = distances[:, : self._old].argmin(1)
+            new = self._old + distances[:, self._old :].argmin(1)
+            place = np.arange(len(block))
+            before[start : start + BLOCK] = old
+            now[start : start + BLOCK] = np.where(distances[place, new] < distances[place, old], new, old)
+        return before, now
 
-    def look(self, picture: UInt8Array, *, only_new: bool = False) -> Answer:
-        """Read a prepared picture, before and after; with `only_new` not at all where no place finds a new entry."""
+    def look_if_changed(self, picture: UInt8Array) -> Answer:
+        """Read a prepared picture, but not where no place finds a new entry: the answer is that of before then."""
         seen = self._encoder(picture)
-        before, now = self.nearest(seen)
-        finds_new = bool((now >= self._old).any())
-        nan = Answer(float("nan"), np.zeros((0, 0), np.float32), float("nan"), False)
-        if only_new and not finds_new:
-            return nan
-        score, plane = self._decoded(seen, now)
-        return Answer(score, plane, self._decoded(seen, before)[0] if finds_new and not only_new else score, finds_new)
+        found = self.nearest(seen)[1]
+        return Answer(self._decoded(seen, found) if (found >= self._old).any() else None, None, found)
 
-    def _decoded(self, seen: Seen, index: IntArray) -> tuple[float, FloatArray]:
-        score, plane = self._decoder.run(["score", "map"], seen.levels | {"index": index[None]})
-        return float(score[0]), plane[0]
+    def look(self, seen: Seen) -> Answer:
+        """Read a picture that the encoder has seen, with the new entries and without them."""
+        before, now = self.nearest(seen)
+        return Answer(self._decoded(seen, now), self._decoded(seen, before), now)
+
+    def _decoded(self, seen: Seen, index: IntArray) -> Reading:
+        score, plane, nearest = self._decoder.run(["score", "map", "nearest"], seen.levels | {"index": index[None]})
+        return Reading(float(score[0]), plane[0], int(nearest[0]))
 
 
 def golden_answers(
-    golden: Golden, pictures: UInt8Array, reference: Reference
-) -> tuple[Golden, list[Answer], dict[str, AnyArray]]:
-    """Golden pictures and the taught ones with their answers now; the taught ones' answers; what a delta has to keep.
+    golden: Golden, pictures: UInt8Array, taught: Sequence[Answer], reference: Reference, workers: Executor
+) -> tuple[Golden, dict[str, AnyArray]]:
+    """Golden pictures and the taught ones with their answers now; what a delta has to keep.
 
     Where no place finds a new entry the trained model's own answer stays; the others are answered by `reference`.
+
+    Args:
+        golden: of the bundle before.
+        pictures: that were taught, prepared, uint8 (N, H, W, 3).
+        taught: what `reference` says of them.
+        workers: look at several pictures side by side.
     """
-    with ThreadPoolExecutor(WORKERS) as workers:
-        old = list(workers.map(partial(reference.look, only_new=True), golden.pictures))
-        taught = list(workers.map(reference.look, pictures))
-    changed = [i for i, answer in enumerate(old) if answer.finds_new]
-    answers = [*(old[i] for i in changed), *taught]
+    looks = list(workers.map(reference.look_if_changed, golden.pictures))
+    changed = [i for i, look in enumerate(looks) if look.now is not None]
+    answers = [look.now for look in (*looks, *taught) if look.now is not None]
     scores, maps = np.array([one.score for one in answers], np.float32), np.stack([one.map for one in answers])
     all_scores, all_maps = (
         np.concatenate([was, new[len(changed) :]]) for was, new in ((golden.scores, scores), (golden.maps, maps))
     )
     all_scores[changed], all_maps[changed] = scores[: len(changed)], maps[: len(changed)]
     whole = Golden(np.concatenate([golden.pictures, pictures]), all_scores, all_maps, golden.pattern)
-    return whole, taught, {"changed": np.array(changed, np.int64), "golden_scores": scores, "golden_maps": maps}
+    return whole, {"changed": np.array(changed, np.int64), "golden_scores": scores, "golden_maps": maps}
 
 
-def require_found(work: Path, encoder: PlaceEncoder, reference: Reference, pictures: UInt8Array) -> None:
+def require_found(work: Path, reference: Reference, seen: Sequence[Seen], answers: Sequence[Answer]) -> None:
     """The index must find in the taught pictures what comparing with every entry finds."""
     index = SearchIndex(work / MEMORY)
-    for picture in pictures:
-        seen = encoder(picture)
-        _, nearest = reference.nearest(seen)
-        found = index.search(seen.queries[None])[0]
-        far, near = (np.square(seen.queries - reference.vectors[which]).sum(1) for which in (found, nearest))
-        right = float((far <= near + TIE * np.square(seen.queries).sum(1)).mean())
+    for one, answer in zip(seen, answers, strict=True):
+        found = index.search(one.queries[None])[0]
+        far, near = (np.square(one.queries - reference.vectors[which]).sum(1) for which in (found, answer.found))
+        right = float((far <= near + TIE * np.square(one.queries).sum(1)).mean())
         if right < RECALL:
             raise ParityError(
                 f"{MEMORY} finds the nearest entry at {right:.1%} of a taught part's places, expected at least "
@@ -110,13 +123,12 @@ def require_found(work: Path, encoder: PlaceEncoder, reference: Reference, pictu
     index.close()
 
 
-def entries_from_pictures(
-    encoder: PlaceEncoder, pictures: UInt8Array, vectors: FloatArray, patches: int, first_source: int
+def entries_from_seen(
+    encoder: PlaceEncoder, pictures: Sequence[Seen], vectors: FloatArray, patches: int, first_source: int
 ) -> Entries:
-    """What good parts, prepared, uint8 (N, H, W, 3), bring to the memory: the places farthest from it."""
+    """What good parts bring to the memory: the places farthest from it, whose `vectors` are given."""
     found: list[Entries] = []
-    for source, picture in enumerate(pictures, start=first_source):
-        seen = encoder(picture)
+    for source, seen in enumerate(pictures, start=first_source):
         chosen = _farthest_first(seen, vectors, patches)
         of_part = seen.entries(chosen, source)
         codes = encoder.vectors(of_part)

@@ -6,16 +6,16 @@ What a lesson leaves in the bundle, `mapl_edge.export.lessons` tells.
 from __future__ import annotations
 
 import json
+import os
 import shutil
-import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from datetime import datetime, timezone
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any
 
 import cv2
 import numpy as np
@@ -29,84 +29,44 @@ from mapl_edge.bundle import (
     memory_name,
     open_bundle,
 )
-from mapl_edge.calibration import Calibration, Limits, history_from_file, write_calibration
-from mapl_edge.engine import Engine, Reading
+from mapl_edge.calibration import Calibration, RegionFilter, history_from_file, write_calibration
+from mapl_edge.engine import Engine
 from mapl_edge.engine_record import Graph, OpenEngine, plain_engine
 from mapl_edge.errors import BundleError, DataError, Uncalibrated
+from mapl_edge.export.effects import Effect, Progress, effects_on, is_exact, mark_of, of_kind, recorded_marks
 from mapl_edge.export.known_parts import KnownParts, Part, keep_defect
 from mapl_edge.export.lessons import (
     BASE,
     TEACH,
+    BaseGraphs,
     delta_of,
     deltas_of,
+    entries_of,
     keep_base,
     lessons,
     replaced,
     save_arrays,
     write_golden,
-    write_graphs,
     write_taught_manifest,
 )
-from mapl_edge.export.memory_graph import Entries, PlaceEncoder, memory_in
-from mapl_edge.export.taught_reference import (
-    WORKERS,
-    Reference,
-    entries_from_pictures,
-    golden_answers,
-    require_found,
-)
+from mapl_edge.export.memory_graph import Entries, PlaceEncoder
+from mapl_edge.export.taught_reference import Reference, entries_from_seen, golden_answers, require_found
 from mapl_edge.files import sha256_of
-from mapl_edge.judge import judge
+from mapl_edge.gauge import Gauge, MarkedPart
+from mapl_edge.masks import InspectedArea
 from mapl_edge.parity import Parity, require_parity
 from mapl_edge.picture import picture_from_file
 from mapl_edge.prepare import prepare
+from mapl_edge.stages import Stages
 from mapl_edge.user import user_name
-from mapl_edge.verdict import Outcome, utc_text
+from mapl_edge.verdict import utc_text
 
 PATCHES = 50  # of one part, by default
-EXACT = "onnxruntime-fp32"  # engines whose scores in calibration.yaml are taken as they are
+WORKERS = os.cpu_count() or 1
 
-Decide = Callable[[Calibration, str, dict[str, tuple[str, float]], dict[str, tuple[str, float]]], Calibration]
+Decide = Callable[[Calibration, str, dict[str, MarkedPart], dict[str, MarkedPart]], Calibration]
 """New limits: (calibration in force, digest of the new bundle, good parts, defects) → calibration."""
-Progress = Callable[[str, int, int], None]
 Sign = Callable[[Bundle], None]
-
-
-@dataclass(frozen=True, slots=True)
-class Effect:
-    """What teaching does to one part.
-
-    Attributes:
-        kind: taught, good or defect.
-        before, after: PASS, REVIEW or FAIL, by the limits before and after; None without limits.
-    """
-
-    kind: str
-    name: str
-    score_before: float
-    score_after: float
-    before: Outcome | None
-    after: Outcome | None
-
-    @property
-    def changes(self) -> bool:
-        """Whether the part would go another way."""
-        return self.before is not self.after
-
-    @property
-    def is_missed_now(self) -> bool:
-        """A known defect that was stopped before and would pass now."""
-        return self.kind == "defect" and self.after is Outcome.PASS and self.before is not Outcome.PASS
-
-    def as_json(self) -> dict[str, Any]:
-        """Plain values."""
-        verdicts = {key: None if (v := getattr(self, key)) is None else v.value for key in ("before", "after")}
-        return asdict(self) | verdicts
-
-    def __str__(self) -> str:
-        verdicts = [verdict.value if verdict else "no limit" for verdict in (self.before, self.after)]
-        scores = f"score {self.score_before:.4g} -> {self.score_after:.4g}"
-        return f"{self.kind} {self.name}: {verdicts[0]} -> {verdicts[1]} ({scores})"
 
 
 @dataclass(frozen=True, slots=True)
@@ -120,18 +80,22 @@ class Taught:
         effects: on the taught parts, the calibration set and the known defects.
         fused, split: parity of both graphs on the golden pictures, the taught ones among them.
         calibration: in force now; None for a bundle without limits.
-        seconds: from the open bundle to the new one in its place.
+        bundle: the new one, in its place.
     """
 
     number: int
     digest_before: str
-    digest: str
     entries: int
     effects: tuple[Effect, ...]
     fused: Parity
     split: Parity
     calibration: Calibration | None
-    seconds: float
+    bundle: Bundle
+
+    @property
+    def digest(self) -> str:
+        """Of the new bundle."""
+        return self.bundle.digest
 
 
 def teach_good(
@@ -141,11 +105,13 @@ def teach_good(
     open_engine: OpenEngine,
     decide: Decide,
     *,
+    area: InspectedArea | None = None,
     patches: int = PATCHES,
     keep_limits: bool = False,
     force: bool = False,
     sign: Sign | None = None,
     progress: Progress = lambda what, done, total: None,
+    stages: Stages | None = None,
 ) -> Taught:
     """Add good parts to the memory as one delta, score the known parts again, set the limits again.
 
@@ -156,49 +122,71 @@ def teach_good(
         bundle: an open bundle; replaced whole or not at all.
         parts: pictures of good parts as the camera gives them.
         known: the parts that the limits came from, and the labelled defects.
-        open_engine: makes an engine of the bundle's graphs.
+        open_engine: makes an engine of the bundle's graphs; it is asked about several pictures side by side, so one
+            thread a call is enough.
         decide: sets limits by the wish of those in force.
+        area: of the masks that the limits were made with.
         patches: of one part at most.
         keep_limits: leave the limits as they are; pictures may be missing then.
         force: teach though known defects would pass.
         sign: signs the new bundle.
         progress: called as progress(what, done, total).
+        stages: is told where the seconds go.
 
     Raises:
         DataError: a part was trained on, taught or is a known defect; pictures are missing; a known defect would pass.
         BundleError: the bundle has no split graphs, is signed and `sign` is None, or its graphs cannot be added to.
+        ContractMismatch: a picture has not the size that the masks are for.
         ParityError: the new graphs do not agree with each other or with the reference.
         OutputError: the disk refuses.
     """
-    started = time.monotonic()
+    stages = stages or Stages()
     _check(bundle, parts, known, keep_limits, sign)
     calibration = _calibration_or_none(bundle)
+    gauge = _gauge(bundle, calibration, area)
     number = len(lessons(bundle)) + 1
+    images = [picture_from_file(part.path) for part in parts]
+    pictures = np.stack([prepare(image, bundle.contract) for image in images])
     encoder = PlaceEncoder(bundle.path, bundle.manifest.memory.scope)
-    memory = memory_in(bundle.path, bundle.manifest.memory.scope, bundle.manifest.memory.search["entries"])
-    old_vectors = encoder.vectors(memory)
-    pictures = np.stack([prepare(picture_from_file(part.path), bundle.contract) for part in parts])
+    base, deltas = BaseGraphs(bundle), deltas_of(bundle)
+    old_vectors = encoder.vectors(base.memory.and_also(entries_of(deltas)) if deltas else base.memory)
+    seen = [encoder(picture) for picture in pictures]
     first_source = len([name for name in bundle.manifest.files if name.startswith("memory/")])
-    more = entries_from_pictures(encoder, pictures, old_vectors, patches, first_source)
-    with replaced(bundle) as work, ExitStack() as engines:
+    more = entries_from_seen(encoder, seen, old_vectors, patches, first_source)
+    delta: dict[str, AnyArray] = {name: getattr(more, name) for name in Entries.__slots__}
+    stages.end("what the part brings")
+    with replaced(bundle) as work, ExitStack() as at_end:
+        workers = at_end.enter_context(ThreadPoolExecutor(WORKERS))
         keep_base(bundle, work)
         for index, picture in enumerate(pictures, start=first_source):
             _write_jpeg(work / memory_name(index), picture)
-        delta: dict[str, AnyArray] = {name: getattr(more, name) for name in Entries.__slots__}
-        write_graphs(bundle, work, [*deltas_of(bundle), delta])
-        reference = Reference(work, encoder, old_vectors, encoder.vectors(more))
-        golden, answers, kept = golden_answers(bundle.golden(), pictures, reference)
-        require_found(work, encoder, reference, pictures)
+        added = entries_of([*deltas, delta])
+        base.write(work, added, encoder.vectors(added))
         draft = Bundle(work, bundle.manifest, "")
-        proofs = tuple(
-            require_parity(engines.enter_context(_opened(draft, graph, open_engine)), golden)
-            for graph in get_args(Graph)
-        )
+        stages.end("new graphs and index")
+
+        reference = Reference(work, encoder, old_vectors, encoder.vectors(more))
+        answers = list(workers.map(reference.look, seen))
+        require_found(work, reference, seen, answers)
+        golden, kept = golden_answers(bundle.golden(), pictures, answers, reference, workers)
+        stages.end("golden answers")
+
+        fused, split = (at_end.enter_context(_opened(draft, graph, open_engine)) for graph in ("fused", "split"))
+        at_end.callback(workers.shutdown, cancel_futures=True)  # where something fails, nobody waits for the rest
+        proofs = [workers.submit(require_parity, engine, golden) for engine in (fused, split)]
+        marks = recorded_marks(calibration) if is_exact(calibration) else {}
+        before: Engine | None = None
+        if any(part.digest not in marks for part in (*known.good, *known.defects)):
+            before = at_end.enter_context(_opened(bundle, "fused", open_engine))
+        known_effects = effects_on(known, marks, pictures, gauge, (before, fused), workers, progress)
+        proof_fused, proof_split = (proof.result() for proof in proofs)
         save_arrays(work / f"{TEACH}/{number:04d}.npz", delta | kept | {"pictures": pictures})
-        known_effects = _effects(bundle, known, calibration, pictures, reference, progress)
+        stages.end("proof of both graphs, known parts")
+
         taught_effects = [
-            Effect("taught", part.name, answer.before, answer.score, None, None)
-            for part, answer in zip(parts, answers, strict=True)
+            Effect("taught", part.name, gauge(answer.before, image.shape[:2]), gauge(answer.now, image.shape[:2]))
+            for part, image, answer in zip(parts, images, answers, strict=True)
+            if answer.before is not None and answer.now is not None
         ]
         record = {
             "number": number,
@@ -213,13 +201,14 @@ def teach_good(
         text = json.dumps(record, indent=2, ensure_ascii=False) + "\n"
         (work / f"{TEACH}/{number:04d}.json").write_text(text, encoding="utf-8")
         write_golden(bundle, work)
-        write_taught_manifest(work)
-        made = open_bundle(work)
+        made = write_taught_manifest(bundle, work)
+        stages.end("golden pictures and manifest")
+
         now = None
         if calibration is not None:
             scored = [
-                {e.name: (p.digest, e.score_after) for e, p in some}
-                for some in (_of_kind(known_effects, known.good), _of_kind(known_effects, known.defects))
+                {e.name: MarkedPart(p.digest, e.mark_after) for e, p in of_kind(known_effects, kind)}
+                for kind in ("good", "defect")
             ]
             now = (
                 _kept_limits(calibration, made.digest, number)
@@ -228,7 +217,9 @@ def teach_good(
             )
             now = now.model_copy(update={"version": _next_version(bundle)})
             write_calibration(now, work / CALIBRATION)
-        effects = _judged([*taught_effects, *(effect for effect, _ in known_effects)], calibration, now)
+        effects = [*taught_effects, *(effect for effect, _ in known_effects)]
+        if calibration is not None and now is not None:
+            effects = [effect.judged(calibration.limits, now.limits) for effect in effects]
         missed = [effect for effect in effects if effect.is_missed_now]
         if missed and not force:
             raise DataError(
@@ -238,21 +229,29 @@ def teach_good(
         if sign is not None:
             sign(made)
         _require_unchanged(bundle)
-    digest, seconds = made.digest, time.monotonic() - started
-    return Taught(number, bundle.digest, digest, len(more), tuple(effects), proofs[0], proofs[1], now, seconds)
+        stages.end("limits")
+    stages.end("into its place")
+    made = replace(made, path=bundle.path)
+    return Taught(number, bundle.digest, len(more), tuple(effects), proof_fused, proof_split, now, made)
 
 
 def teach_bad(
-    bundle: Bundle, parts: Sequence[Part], known: KnownParts, open_engine: OpenEngine, decide: Decide
+    bundle: Bundle,
+    parts: Sequence[Part],
+    known: KnownParts,
+    open_engine: OpenEngine,
+    decide: Decide,
+    area: InspectedArea | None = None,
 ) -> tuple[list[Effect], Calibration | None]:
     """Label parts as defects: keep their pictures in the bundle, tell what the limits do to them.
 
     The model and its digest stay. The limits are set again by their rule (that of a promise looks at good parts alone),
-    with all known defects; where a picture of one is missing they stay, and what they miss is told no more.
+    with all known defects; where a picture of one is missing, or calibration.yaml does not hold what the good parts'
+    regions were, they stay, and what they miss is told no more.
 
     Args:
         bundle: an open bundle; its defects/ and calibration.yaml are written.
-        parts, known, open_engine, decide: see `teach_good`.
+        parts, known, open_engine, decide, area: see `teach_good`.
 
     Returns:
         The new defects, and the limits in force; None for a bundle without.
@@ -265,31 +264,37 @@ def teach_bad(
     for part in parts:
         if old is not None and part.digest in old.pictures.values():
             raise DataError(f"{part.path}: the limits were set with it as a good part; calibrate again without it")
-    kept = [keep_defect(bundle, part) for part in parts]
-    added = {part.digest for part in kept}
-    everything = [*(part for part in known.defects if part.digest not in added), *kept]
+    gauge = _gauge(bundle, old, area)
     with _opened(bundle, "fused", open_engine) as engine:
-        scores = [engine.infer(prepare(picture_from_file(part.path), bundle.contract)).score for part in everything]
+        added = {part.digest: mark_of(part, engine, gauge) for part in parts}
+        kept = [keep_defect(bundle, part) for part in parts]
+        everything = [*(part for part in known.defects if part.digest not in added), *kept]
+        marks = added | (recorded_marks(old) if is_exact(old) else {})
+        of_defects = {p.digest: marks.get(p.digest) or mark_of(p, engine, gauge) for p in everything}
     now = None
     if old is not None:
-        scored = {part.name: (part.digest, score) for part, score in zip(everything, scores, strict=True)}
+        marked = {part.name: MarkedPart(part.digest, of_defects[part.digest]) for part in everything}
         names = {name: digest for name, digest in old.defects.items() if digest not in added} | {
-            name: digest for name, (digest, _) in scored.items()
+            name: part.digest for name, part in marked.items()
         }
         note = f"{len(kept)} defects labelled"
-        if len(names) == len(scored) and len(old.scores) == len(old.pictures):
-            pairs = zip(old.pictures.items(), old.scores, strict=True)
-            now = decide(old, bundle.digest, {name: (digest, score) for (name, digest), score in pairs}, scored)
+        of_good = recorded_marks(old)
+        good = {name: MarkedPart(digest, of_good[digest]) for name, digest in old.pictures.items() if digest in of_good}
+        if len(names) == len(marked) and len(good) == len(old.pictures):
+            now = decide(old, bundle.digest, good, marked)
         else:
-            now = old.model_copy(update={"misses": None, "defects": names, "created_by": user_name()})
+            unknown = {"misses": None, "defect_scores": (), "defect_levels": ()}
+            now = old.model_copy(update={**unknown, "defects": names, "created_by": user_name()})
         now = now.model_copy(update={"note": note, "version": _next_version(bundle), "engine": old.engine})
         write_calibration(now, bundle.calibration_path)
     effects = [
-        Effect("defect", part.name, score, score, None, None)
-        for part, score in zip(everything, scores, strict=True)
+        Effect("defect", part.name, added[part.digest], added[part.digest])
+        for part in everything
         if part.digest in added
     ]
-    return _judged(effects, old, now), now
+    if old is not None and now is not None:
+        effects = [effect.judged(old.limits, now.limits) for effect in effects]
+    return effects, now
 
 
 def undo(bundle: Bundle, *, everything: bool = False, sign: Sign | None = None) -> Bundle:
@@ -312,9 +317,11 @@ def undo(bundle: Bundle, *, everything: bool = False, sign: Sign | None = None) 
         for name in gone:
             (work / name).unlink(missing_ok=True)
         if kept:
-            write_graphs(bundle, work, [delta_of(bundle, one["number"]) for one in kept])
+            left = entries_of([delta_of(bundle, one["number"]) for one in kept])
+            vectors = PlaceEncoder(bundle.path, bundle.manifest.memory.scope).vectors(left)
+            BaseGraphs(bundle).write(work, left, vectors)
             write_golden(bundle, work)
-            write_taught_manifest(work)
+            write_taught_manifest(bundle, work)
         else:
             for file in (bundle.path / BASE).iterdir():
                 shutil.copyfile(file, work / file.name)
@@ -369,55 +376,11 @@ def _opened(bundle: Bundle, graph: Graph, open_engine: OpenEngine) -> Iterator[E
         engine.close()
 
 
-def _effects(
-    bundle: Bundle,
-    known: KnownParts,
-    calibration: Calibration | None,
-    taught: UInt8Array,
-    reference: Reference,
-    progress: Progress,
-) -> list[tuple[Effect, Part]]:
-    """Scores of the known parts before and after. A part that was taught is no calibration part any more."""
-    recorded: dict[str, float] = {}
-    if calibration is not None and calibration.engine.startswith(EXACT):
-        recorded = dict(zip(calibration.pictures.values(), calibration.scores, strict=False))
-
-    def effect_on(labelled: tuple[str, Part]) -> Effect | None:
-        kind, part = labelled
-        picture = prepare(picture_from_file(part.path), bundle.contract)
-        if kind == "good" and any(np.array_equal(picture, one) for one in taught):
-            return None
-        was = recorded.get(part.digest)
-        answer = reference.look(picture, only_new=was is not None)
-        before = answer.before if was is None else was
-        return Effect(kind, part.name, before, answer.score if answer.finds_new else before, None, None)
-
-    labelled = [*(("good", part) for part in known.good), *(("defect", part) for part in known.defects)]
-    found: list[tuple[Effect, Part]] = []
-    with ThreadPoolExecutor(WORKERS) as workers:
-        for done, ((_, part), effect) in enumerate(zip(labelled, workers.map(effect_on, labelled), strict=True), 1):
-            found += [(effect, part)] if effect is not None else []
-            progress("scoring known parts", done, len(labelled))
-    return found
-
-
-def _of_kind(effects: Sequence[tuple[Effect, Part]], parts: Sequence[Part]) -> list[tuple[Effect, Part]]:
-    return [(effect, part) for effect, part in effects if part in parts]
-
-
-def _judged(effects: Sequence[Effect], old: Calibration | None, new: Calibration | None) -> list[Effect]:
-    if old is None or new is None:
-        return list(effects)
-    return [
-        replace(
-            effect, before=_verdict(effect.score_before, old.limits), after=_verdict(effect.score_after, new.limits)
-        )
-        for effect in effects
-    ]
-
-
-def _verdict(score: float, limits: Limits) -> Outcome:
-    return judge(Reading(score, np.zeros((1, 1), np.float32), 0), limits)
+def _gauge(bundle: Bundle, calibration: Calibration | None, area: InspectedArea | None) -> Gauge:
+    """What the limits in force look at."""
+    pixel = None if calibration is None else calibration.limits.pixel
+    regions = None if pixel is None else RegionFilter(**pixel.model_dump(exclude={"limit"}))
+    return Gauge(bundle.contract, area, regions)
 
 
 def _kept_limits(calibration: Calibration, digest: str, number: int) -> Calibration:
@@ -426,7 +389,8 @@ def _kept_limits(calibration: Calibration, digest: str, number: int) -> Calibrat
         "promise is that of the bundle before"
     )
     return calibration.model_copy(
-        update={"model_digest": digest, "note": note, "scores": (), "baseline": {}, "created_by": user_name()}
+        update={"model_digest": digest, "note": note, "created_by": user_name(), "baseline": {}}
+        | dict.fromkeys(("scores", "levels", "defect_scores", "defect_levels"), ())
     )
 
 
@@ -443,6 +407,7 @@ def _limits_again(bundle: Bundle, made: Bundle, off: Sequence[dict[str, Any]]) -
     if not former:
         return
     defects = {**history[-1].defects, **former[-1].defects}
+    labelled: dict[str, Any] = {"misses": None, "defect_scores": (), "defect_levels": ()}  # of those since: unknown
     numbers = ", ".join(f"{one['number']:04d}" for one in off)
     again = former[-1].model_copy(
         update={
@@ -450,7 +415,7 @@ def _limits_again(bundle: Bundle, made: Bundle, off: Sequence[dict[str, Any]]) -
             "created_at": utc_text(datetime.now(timezone.utc)),
             "created_by": user_name(),
             "defects": defects,
-            "misses": former[-1].misses if defects == former[-1].defects else None,
+            **(labelled if defects != former[-1].defects else {}),
             "note": f"undo of taught {numbers}: version {former[-1].version} again",
         }
     )

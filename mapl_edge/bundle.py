@@ -25,9 +25,11 @@ from __future__ import annotations
 import hashlib
 import json
 import zipfile
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path, PurePosixPath
+from types import MappingProxyType
 from typing import Any, Literal
 
 import numpy as np
@@ -277,14 +279,21 @@ def _checked(path: Path, raw: bytes) -> Bundle:
     return Bundle(path, manifest, digest)
 
 
-def write_manifest(folder: Path, **fields: Any) -> Manifest:
-    """List every file in `folder` with its digest, as the last step of writing a bundle."""
-    files = {name: sha256_of(folder / name) for name in sorted(_files_in(folder))}
+def write_manifest(folder: Path, known: Mapping[str, str] = MappingProxyType({}), **fields: Any) -> Bundle:
+    """List every file in `folder` with its digest, as the last step of writing a bundle.
+
+    Args:
+        folder: of the bundle.
+        known: SHA-256 of files that were checked already, by their path inside; they are not read again.
+        fields: all others of `Manifest`.
+    """
+    files = {name: known.get(name) or sha256_of(folder / name) for name in sorted(_files_in(folder))}
     manifest = Manifest(files=files, **fields)
-    text = json.dumps(manifest.model_dump(mode="json"), indent=2, ensure_ascii=False) + "\n"
-    (folder / MANIFEST).write_text(text, encoding="utf-8")
-    (folder / SEAL).write_text(_seal(sha256_of(folder / MANIFEST)), encoding="utf-8")
-    return manifest
+    raw = (json.dumps(manifest.model_dump(mode="json"), indent=2, ensure_ascii=False) + "\n").encode()
+    digest = hashlib.sha256(raw).hexdigest()
+    (folder / MANIFEST).write_bytes(raw)
+    (folder / SEAL).write_text(_seal(digest), encoding="utf-8")
+    return Bundle(folder, manifest, digest)
 
 
 def _files_in(folder: Path) -> set[str]:

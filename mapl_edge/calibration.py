@@ -7,6 +7,7 @@ were written, byte for byte. So nothing is ever taken out of the history, and a 
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
 
@@ -19,6 +20,8 @@ from mapl_edge.files import new_file
 from mapl_edge.place import PlaceReference
 
 CALIBRATION_SCHEMA = 3
+_LOADER = getattr(yaml, "CSafeLoader", yaml.SafeLoader)  # in C ten times as fast; some builds lack it
+_DUMPER = getattr(yaml, "CSafeDumper", yaml.SafeDumper)
 HEADER = "# Thresholds of this bundle, written by `mapl-edge calibrate`. The first document is in force.\n"
 
 
@@ -100,11 +103,21 @@ class Misses(BaseModel):
         )
 
 
+@dataclass(frozen=True, slots=True)
+class Costs:
+    """What one miss and one false reject cost, and the share of defects on the line (None: as among these parts)."""
+
+    miss: float
+    false_reject: float
+    defect_rate: float | None = None
+
+
 class Calibration(BaseModel):
     """What calibration.yaml holds.
 
     Attributes:
-        rule: how the fail limit was chosen: promise (from good parts alone), f1, recall or cost.
+        rule: how the fail limit was chosen: promise (from good parts alone), f1, recall, cost, or own (by a person).
+        target_recall, costs: what rules recall and cost aimed at; None in older files.
         review_promise: what the review limit promises: the share of good parts that do not PASS.
         pixel_promise: what the pixel limit promises: the share of good parts that have a region.
         masks: digest of the masks that were on the pictures (`mapl_edge.masks`); empty: none.
@@ -114,6 +127,8 @@ class Calibration(BaseModel):
         pictures: SHA-256 of each picture file of a good part that the limits came from, by name.
         defects: the same of defective parts.
         scores: raw scores of the good parts, in the order of `pictures`; empty in files of schema 1.
+        levels: of their regions (`mapl_edge.gauge.Mark`), likewise; empty without a pixel limit and in older files.
+        defect_scores, defect_levels: the same of the defective parts, in the order of `defects`.
         engine: name of the engine that gave the scores, such as onnxruntime-fp32-fused; empty where nobody said.
         camera: what good pictures of this camera measure; None in files of schema 2 and older.
         baseline: statistics of the good parts by name (`mapl_edge.part_statistics`), in the order of `scores`; what
@@ -132,6 +147,8 @@ class Calibration(BaseModel):
     limits: Limits
     promise: Promise
     rule: str = "promise"
+    target_recall: float | None = None
+    costs: Costs | None = None
     review_promise: Promise | None = None
     pixel_promise: Promise | None = None
     masks: str = ""
@@ -140,6 +157,9 @@ class Calibration(BaseModel):
     pictures: dict[str, str]
     defects: dict[str, str] = {}
     scores: tuple[Annotated[float, Field(allow_inf_nan=False)], ...] = ()
+    levels: tuple[Annotated[float, Field(allow_inf_nan=False)], ...] = ()
+    defect_scores: tuple[Annotated[float, Field(allow_inf_nan=False)], ...] = ()
+    defect_levels: tuple[Annotated[float, Field(allow_inf_nan=False)], ...] = ()
     engine: str = ""
     camera: CameraReference | None = None
     baseline: dict[str, tuple[Annotated[float, Field(allow_inf_nan=False)], ...]] = {}
@@ -151,6 +171,10 @@ class Calibration(BaseModel):
         for name, column in self.baseline.items():
             if len(column) != len(self.scores):
                 raise ValueError(f"baseline {name} holds {len(column)} values, expected {len(self.scores)}")
+        for name, parts in (("levels", self.scores), ("defect_scores", self.defects), ("defect_levels", self.defects)):
+            found = getattr(self, name)
+            if found and len(found) != len(parts):
+                raise ValueError(f"{name} holds {len(found)} values, expected {len(parts)}")
         return self
 
     def note_on(self, engine: str) -> str | None:
@@ -195,7 +219,7 @@ def _documents(path: Path) -> Iterator[Calibration]:
     """Read one after the other, each only when it is asked for: a history does not slow a station's start."""
     try:
         found = False
-        for content in yaml.safe_load_all(path.read_text(encoding="utf-8")):
+        for content in yaml.load_all(path.read_text(encoding="utf-8"), _LOADER):
             found = True
             newer = isinstance(content, dict) and int(content.get("schema_version", 0)) > CALIBRATION_SCHEMA
             if newer:
@@ -221,7 +245,7 @@ def write_calibration(calibration: Calibration, path: Path) -> None:
     A file whose first document nobody can read is replaced.
     """
     content = calibration.model_dump(mode="json") | {"schema_version": CALIBRATION_SCHEMA}
-    text = HEADER + yaml.safe_dump(content, sort_keys=False, allow_unicode=True)
+    text = HEADER + yaml.dump(content, Dumper=_DUMPER, sort_keys=False, allow_unicode=True)
     try:
         calibration_from_file(path)
         older = path.read_text(encoding="utf-8")

@@ -37,8 +37,8 @@ def new_folder(out: Path, marker: str, *, overwrite: bool = False) -> Iterator[P
         try:
             work.chmod(0o755)
             yield work
-            for path in work.rglob("*"):
-                if path.is_file():
+            for path in (work, *work.rglob("*")):
+                if path.is_dir() or path.stat().st_nlink == 1:  # a second name of a file that lies elsewhere is safe
                     _sync(path)
             if out.exists() and (out.is_symlink() or not _exchange(work, out)):
                 old = work.with_suffix(".old")

@@ -407,3 +407,14 @@ def test_golden_of_another_shape_is_refused(arrays: dict[str, np.ndarray], part:
 
     with pytest.raises(BundleError, match=GOLDEN):
         bundle.golden()
+
+
+def test_digests_that_are_known_are_not_computed_again(part: Path) -> None:
+    """They were checked when the bundle was opened; one that is wrong is noticed when it is opened next."""
+    right = {name: sha256_of(part / name) for name in GRAPHS}
+    made = write_manifest(part, right, **fields())
+    assert open_bundle(part) == made
+
+    write_manifest(part, right | {GRAPHS[0]: "f" * 64}, **fields())
+    with pytest.raises(BundleError, match="was changed"):
+        open_bundle(part)

@@ -327,3 +327,18 @@ def test_sha256_is_the_standard_one(tmp_path: Path) -> None:
     digest = sha256_of(tmp_path / "abc")
 
     assert digest == "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad"
+
+
+def test_only_new_files_and_folders_are_flushed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A second name of a file that lies elsewhere has nothing to flush, and bundles have hundreds of them."""
+    old = tmp_path / "old.txt"
+    old.write_text("old")
+    flushed: list[str] = []
+    monkeypatch.setattr(os, "fsync", lambda handle: flushed.append(Path(os.readlink(f"/proc/self/fd/{handle}")).name))
+
+    with new_marked_folder(tmp_path / "out") as work:
+        (work / MARKER).write_text("new")
+        (work / "deep").mkdir()
+        os.link(old, work / "deep" / "linked.txt")
+
+    assert sorted(flushed) == sorted([MARKER, "deep", work.name, tmp_path.name])

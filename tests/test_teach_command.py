@@ -44,7 +44,7 @@ def test_reject_of_the_store_is_taught_and_taken_off(kept: Path, bundle: Bundle,
 def test_bad_input_gets_one_line(kept: Path) -> None:
     """What was found, what to do."""
     for arguments, code, expected in (
-        (["--good", "999", "--store", "store"], 4, "keeps no picture of number 999"),
+        (["--good", "999", "--store", "store"], 4, "has no number 999; see mapl-edge history store"),
         (["--good", "0", "--run", "nobody"], 4, "holds no verdict of that run"),
         (["--good", "0"], 4, "pictures that the limits came from were not found"),
         (["--good", "missing.png"], 4, "cannot be read"),
@@ -53,3 +53,18 @@ def test_bad_input_gets_one_line(kept: Path) -> None:
         told = mapl_edge("teach", "part.mapl", *arguments, cwd=kept, code=code)
         assert expected in told.stderr.splitlines()[-1]
         assert "Traceback" not in told.stderr
+
+
+def test_a_passed_part_whose_picture_is_not_kept_tells_how_to_get_it(kept: Path) -> None:
+    """A defect that was missed is just such a part."""
+    station = kept / "station.yaml"
+    station.write_text(station.read_text().replace("pass_every: 1", "pass_every: 0"))
+    mapl_edge("run", cwd=kept)
+    passed = next(entry for entry in reversed(lines(mapl_edge("history", "--json", cwd=kept).stdout))
+                  if entry["verdict"] == "PASS")  # fmt: skip
+
+    told = mapl_edge("teach", "part.mapl", "--bad", passed["seq"], cwd=kept, code=4).stderr.splitlines()[-1]
+
+    assert passed["stored_picture"] is None
+    assert f"number {passed['seq']} of run {passed['run']} passed" in told
+    assert "name the file, or set pass_every: 1, which keeps all" in told

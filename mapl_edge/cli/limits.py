@@ -162,13 +162,19 @@ def _history(path: Path, rollback: int | None, as_json: bool) -> None:
 
 
 def _set(path: Path, text: str, as_json: bool) -> None:
-    from mapl_edge.calibrate import limits_from_text, set_limits
+    from mapl_edge.calibrate import known_verdicts, limits_from_text, set_limits, warning_of
 
     opened = opened_bundle(path)
-    now = set_limits(opened, limits_from_text(text, opened.calibration.limits, "--set"))
+    before = opened.calibration
+    now = set_limits(opened, limits_from_text(text, before.limits, "--set"))
     people.print(f"{path}: version {now.version} is in force, by {now.created_by}; {now.note}")
     people.print(f"limit {now.limits.fail:.6g}: {now.promise}")
-    print_json(as_json, {"bundle": str(path), **now.model_dump(mode="json")})
+    people.print(known_verdicts(now))
+    warning = warning_of(now)
+    if warning is not None:
+        back = f"mapl-edge calibrate {path} --rollback {before.version}"
+        people.print(f"WARNING: {warning}; if that was not meant: {back}", markup=False)
+    print_json(as_json, {"bundle": str(path), **now.model_dump(mode="json"), "warning": warning})
 
 
 def _what_if(

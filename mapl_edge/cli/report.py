@@ -29,8 +29,8 @@ from mapl_edge.prepare import prepare
 from mapl_edge.verdict import Outcome, utc_text
 
 if TYPE_CHECKING:
-    from mapl_edge.calibrate.report import Station
     from mapl_edge.calibrate.shown_part import ShownPart
+    from mapl_edge.calibrate.station_record import Station
     from mapl_edge.runtime.history import Entry, History
 
 MOST_SHOWN = 100
@@ -202,7 +202,7 @@ def _check_labels(samples: Iterable[Sample], digests: dict[Sample, str]) -> None
 
 
 def _station(folder: Path, looks: _Looks, worst: int) -> Station:
-    from mapl_edge.calibrate.report import Station
+    from mapl_edge.calibrate.station_record import Station
     from mapl_edge.runtime.history import open_history
 
     with open_history(folder) as past:

@@ -11,8 +11,9 @@ from rich.markup import escape
 from rich.table import Table
 
 from mapl_edge.bundle import Bundle
-from mapl_edge.cli.app import JsonFlag, app, people
+from mapl_edge.cli.app import ConfigOption, JsonFlag, app, people
 from mapl_edge.cli.common import (
+    area_in_force,
     bars,
     calibration_or_none,
     extra,
@@ -23,6 +24,7 @@ from mapl_edge.cli.common import (
 )
 from mapl_edge.engine_record import engine_names
 from mapl_edge.errors import DataError
+from mapl_edge.stages import Stages
 from mapl_edge.verdict import Outcome
 
 
@@ -50,13 +52,16 @@ def teach(
     undo_all: Annotated[bool, typer.Option("--undo-all", help="Take off all that was taught.")] = False,
     show: Annotated[bool, typer.Option("--show", help="Show what was taught; change nothing.")] = False,
     sign: Annotated[Path | None, typer.Option(help="Ed25519 private key (PEM) to sign the new bundle with.")] = None,
+    config: ConfigOption = None,
     as_json: JsonFlag = False,
 ) -> None:
     """Add good parts to a bundle's memory, or defects to what must not pass; no training, no torch."""
     wanted = [bool(good or bad), undo or undo_all, show].count(True)
     if wanted != 1:
         raise typer.BadParameter("give --good and --bad parts, or --undo, --undo-all or --show")
+    stages = Stages()
     opened = opened_bundle(bundle)
+    stages.end("open and check digests")
     with extra("export"):
         from mapl_edge.export import teach as room
         from mapl_edge.export.lessons import lessons
@@ -76,15 +81,18 @@ def teach(
     def decide(old: Any, digest: str, goods: Any, defects: Any) -> Any:
         return calibration_again(old, old.version + 1, user_name(), digest, goods, defects, EXACT_ENGINE, "taught")
 
+    open_engine = partial(engine_of, threads=1)
+    stages.end("load libraries")
     parts = [_parts(names or [], store, run, camera) for names in (good, bad)]
     told: dict[str, Any] = {"bundle": str(bundle), "digest": opened.digest}
+    area = None if calibration_or_none(opened) is None else area_in_force(opened, config)
 
     def known() -> Any:
         now = calibration_or_none(opened)
         return known_parts(opened, now.pictures if now else {}, now.defects if now else {}, calibration or [])
 
     if parts[1]:
-        effects, now = room.teach_bad(opened, parts[1], known(), engine_of, decide)
+        effects, now = room.teach_bad(opened, parts[1], known(), open_engine, decide, area)
         for effect in effects:
             stopped = effect.after is not None and effect.after is not Outcome.PASS
             told_of = "no teaching may let it pass" if stopped else "the limit does not stop it"
@@ -94,22 +102,26 @@ def teach(
         told["bad"] = [effect.as_json() for effect in effects]
         opened = opened_bundle(bundle)
     if parts[0]:
+        among = known()
+        stages.end("find the pictures")
         with bars() as progress:
             taught = room.teach_good(
                 opened,
                 parts[0],
-                known(),
-                engine_of,
+                among,
+                open_engine,
                 decide,
+                area=area,
                 patches=patches,
                 keep_limits=keep_limits,
                 force=force,
                 sign=signed,
                 progress=progress,
+                stages=stages,
             )
-        _tell(bundle, taught)
-        _tell_engines(opened_bundle(bundle))
-        told |= _json_of(taught)
+        _tell(bundle, taught, stages)
+        _tell_engines(taught.bundle)
+        told |= _json_of(taught, stages)
     return print_json(as_json, told)
 
 
@@ -139,14 +151,11 @@ def _parts(names: list[str], store: Path | None, run: str | None, camera: str | 
                 raise DataError(f"{folder}: holds no verdict of that run and camera; see mapl-edge history {folder}")
             of_run = newest[0].run
             for number in numbers:
-                entries = list(past.entries(Wanted(camera=camera, run=of_run, seq=number, with_picture=True)))
-                if len(entries) != 1:
-                    problem = "keeps no picture" if not entries else "has several cameras with a picture"
-                    raise DataError(
-                        f"{folder}: run {of_run} {problem} of number {number}; see mapl-edge history {folder} --json, "
-                        "and name --run or --camera"
-                    )
-                entry = entries[0]
+                entries = list(past.entries(Wanted(camera=camera, run=of_run, seq=number)))
+                with_picture = [entry for entry in entries if entry.stored_picture is not None]
+                if len(with_picture) != 1:
+                    raise DataError(_no_picture(folder, of_run, number, [entry.verdict for entry in entries]))
+                entry = with_picture[0]
                 assert entry.stored_picture is not None
                 people.print(
                     f"number {number}: {entry.picture} of camera {entry.camera}, run {entry.run}", markup=False
@@ -155,7 +164,26 @@ def _parts(names: list[str], store: Path | None, run: str | None, camera: str | 
     return found
 
 
-def _tell(path: Path, taught: Any) -> None:
+def _no_picture(folder: Path, run: str, number: int, verdicts: list[Outcome]) -> str:
+    """Why a number has not one picture in the store, and how to get it."""
+    history = f"see mapl-edge history {folder} --json, and name --run or --camera"
+    if not verdicts:
+        return f"{folder}: run {run} has no number {number}; {history}"
+    if len(verdicts) > 1:
+        return f"{folder}: run {run} has several cameras with a number {number}; {history}"
+    if verdicts[0] is Outcome.PASS:
+        return (
+            f"{folder}: number {number} of run {run} passed, and of parts that pass only every so manieth picture is "
+            "kept (store.pass_every in station.yaml, 100 unless set); take a picture of the part and name the file, or "
+            "set pass_every: 1, which keeps all, and let the part pass by again"
+        )
+    return (
+        f"{folder}: keeps no picture of number {number} of run {run} ({verdicts[0].value}); what was kept may have "
+        "made room for newer ones (store.keep_pictures_mb, keep_days); take a picture of the part and name the file"
+    )
+
+
+def _tell(path: Path, taught: Any, stages: Stages) -> None:
     changes = [effect for effect in taught.effects if effect.changes or effect.kind == "taught"]
     for effect in changes:
         people.print(str(effect), markup=False)
@@ -164,7 +192,7 @@ def _tell(path: Path, taught: Any) -> None:
     people.print(
         f"{path}: taught {taught.number:04d}, {taught.entries} entries; {flips} of {len(known)} known parts get "
         f"another verdict; fused and split graphs agree on {taught.fused.pictures} golden pictures (score within "
-        f"{max(taught.fused.score_error, taught.split.score_error):.1e}); {taught.seconds:.1f} s"
+        f"{max(taught.fused.score_error, taught.split.score_error):.1e}); {sum(stages.seconds.values()):.1f} s"
     )
     now = taught.calibration
     if now is not None:
@@ -174,7 +202,7 @@ def _tell(path: Path, taught: Any) -> None:
     )
 
 
-def _json_of(taught: Any) -> dict[str, Any]:
+def _json_of(taught: Any, stages: Stages) -> dict[str, Any]:
     return {
         "taught": taught.number,
         "digest": taught.digest,
@@ -184,7 +212,8 @@ def _json_of(taught: Any) -> dict[str, Any]:
         "score_error": {"fused": taught.fused.score_error, "split": taught.split.score_error},
         "map_error": {"fused": taught.fused.map_error, "split": taught.split.map_error},
         "calibration": taught.calibration.model_dump(mode="json") if taught.calibration else None,
-        "seconds": round(taught.seconds, 3),
+        "seconds": round(sum(stages.seconds.values()), 3),
+        "stages_s": {name: round(seconds, 3) for name, seconds in stages.seconds.items()},
     }
 
 

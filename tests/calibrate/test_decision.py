@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from mapl_edge.calibrate.decision import Wish, decide
-from mapl_edge.calibrate.tradeoff import Costs
+from mapl_edge.calibration import Costs
 from mapl_edge.engine import Reading
 from mapl_edge.errors import DataError
 from mapl_edge.judge import judge

@@ -172,6 +172,18 @@ def test_limits_of_ones_own_are_a_new_version_with_a_note(bundle: Bundle) -> Non
     assert history[-2] == before
 
 
+def test_limits_that_reject_all_known_good_parts_are_told_with_the_way_back(bundle: Bundle) -> None:
+    """They are in force, since a person may mean it, but nobody overlooks it."""
+    result = call("calibrate", bundle.path, "--set", "fail=-1e9", "--json")
+
+    told, said = json.loads(result.stdout), " ".join(result.stderr.split())
+    assert "20 of 20 good parts of the calibration are rejected" in said
+    assert "WARNING: every good part of the calibration is rejected, 20 of 20" in said
+    assert f"mapl-edge calibrate {bundle.path} --rollback 1" in said
+    assert told["warning"] in said
+    assert json.loads(call("calibrate", bundle.path, "--set", "fail=3", "--json").stdout)["warning"] is None
+
+
 @pytest.mark.parametrize("text", ["fail=much", "limit=2", "fail=1,review=2", "fail=nan", "pixel=0.5", ""])
 def test_limits_that_make_no_sense_are_not_put_in_force(text: str, bundle: Bundle) -> None:
     """By the flag's name."""

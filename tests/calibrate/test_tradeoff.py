@@ -8,7 +8,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from mapl_edge.bootstrap import image_intervals
-from mapl_edge.calibrate.tradeoff import Costs, Tradeoff
+from mapl_edge.calibrate.tradeoff import Tradeoff
+from mapl_edge.calibration import Costs
 from mapl_edge.errors import DataError
 from mapl_edge.metrics import auroc, average_precision
 

@@ -53,8 +53,8 @@ def test_what_is_not_named_stays(text: str, expected: Limits) -> None:
     [
         ("2.5", "expected fail=NUMBER"),
         ("fial=2.5", "expected fail=NUMBER"),
-        ("fail=high", "expected a number"),
-        ("fail=none", "expected a number"),
+        ("fail=high", "expected a finite number"),
+        ("fail=none", "expected a finite number"),
         ("fail=nan", "finite"),
         ("fail=0.5", "must not lie above fail"),
     ],

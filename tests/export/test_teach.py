@@ -11,24 +11,25 @@ from typing import Any
 
 import cv2
 import numpy as np
-import onnx
 import pytest
 import torch
 from conftest import TINY
 
 from mapl_edge.bundle import Bundle, open_bundle
-from mapl_edge.calibrate import calibrate_bundle
+from mapl_edge.calibrate import Wish, calibrate_bundle, calibrate_parts
 from mapl_edge.calibrate.again import calibration_again
-from mapl_edge.dataset import good_samples, picture_paths
+from mapl_edge.calibration import Calibration, Costs, RegionFilter
+from mapl_edge.dataset import bad_samples, good_samples, picture_paths
 from mapl_edge.engine_record import plain_engine
 from mapl_edge.errors import BundleError, DataError, ParityError
 from mapl_edge.export import bundle_from_checkpoint
 from mapl_edge.export import lessons as folder_of_lessons
 from mapl_edge.export.known_parts import Part, known_parts, labelled_defects, part_from_file
 from mapl_edge.export.lessons import lessons
-from mapl_edge.export.memory_graph import PlaceEncoder, columns_of, memory_in
+from mapl_edge.export.memory_graph import PlaceEncoder, columns_of, graph_from_file, memory_in
 from mapl_edge.export.teach import Taught, teach_bad, teach_good, undo
 from mapl_edge.files import sha256_of
+from mapl_edge.masks import Masks
 from mapl_edge.model.bank import Bank
 from mapl_edge.model.checkpoint import Checkpoint
 from mapl_edge.model.detector import Detector, empty_memory
@@ -181,7 +182,8 @@ def test_entries_read_from_the_graphs_are_the_models(bundle: Bundle, checkpoint:
     """Constants are found by what they hold, whatever the exporter calls them."""
     memory = checkpoint.detector.memory
     assert isinstance(memory, PatchMemory)
-    found = memory_in(bundle.path, "patch", 100)
+    path = bundle.path / "decoder.onnx"
+    found = memory_in(graph_from_file(path), path, "patch", 100)
 
     np.testing.assert_array_equal(found.features, memory.columns.numpy())
     np.testing.assert_array_equal(found.descriptors, memory.descriptors.numpy())
@@ -231,6 +233,54 @@ def test_limits_come_from_new_scores_of_the_same_parts(
     assert now.calibration.limits.fail == pytest.approx(open_bundle(again.path).calibration.limits.fail, abs=1e-4)
     np.testing.assert_allclose(now.calibration.scores, open_bundle(again.path).calibration.scores, atol=1e-4)
     assert now.calibration.scores != old.scores
+
+
+@pytest.mark.parametrize(
+    "wish",
+    [
+        Wish(rule="recall", target_recall=0.6, confidence=0.8),
+        Wish(rule="cost", costs=Costs(20, 1)),
+        Wish(max_false_reject=0.2, regions=RegionFilter(min_area_px=20)),
+    ],
+    ids=["recall", "cost", "regions"],
+)
+@pytest.mark.parametrize("masks", [None, Masks(ignore=(((0, 0), (30, 0), (30, 40), (0, 40)),))], ids=["", "masked"])
+def test_limits_of_every_rule_are_set_as_calibrate_would(
+    bundle: Bundle,
+    parts: list[Part],
+    line_data: Path,
+    calibration_data: Path,
+    teach: Callable[..., Taught],
+    wish: Wish,
+    masks: Masks | None,
+) -> None:
+    """With regions and masks too; a second lesson and an undo find what they need."""
+    good, bad = good_samples(calibration_data), bad_samples(line_data / "test" / "scratch")
+
+    def calibrated(of: Bundle) -> Calibration:
+        with FusedEngine(of.model_path, threads=1) as engine:
+            name = "onnxruntime-fp32-fused"
+            calibrate_parts(of, good, bad, partial(look, engine, of.contract), wish, engine=name, masks=masks)
+        return open_bundle(of.path).calibration
+
+    old = calibrated(bundle)
+    area = masks and masks.area(bundle.contract, (96, 96))
+    folders = (calibration_data, line_data / "test" / "scratch")
+    for number in (0, 1):
+        done = teach(open_bundle(bundle.path), [parts[number]], folders, area=area, force=True)
+        shutil.copytree(bundle.path, bundle.path.with_name(f"again-{number}.mapl"))
+        expected = calibrated(open_bundle(bundle.path.with_name(f"again-{number}.mapl")))
+
+        now = open_bundle(bundle.path).calibration
+        same = {"limits", "promise", "review_promise", "pixel_promise", "misses", "rule", "target_recall", "costs"}
+        same |= {"masks", "picture_hw", "scores", "levels", "defect_scores", "defect_levels", "pictures", "defects"}
+        assert now.model_dump(include=same) == expected.model_dump(include=same)
+        assert now.scores != old.scores
+        known = [effect for effect in done.effects if effect.kind != "taught"]
+        assert [effect.mark_after.score for effect in known] == [*now.scores, *now.defect_scores]
+        assert (known[0].mark_after.level is None) is (wish.regions is None)
+    undo(open_bundle(bundle.path), everything=True)
+    assert open_bundle(bundle.path).calibration.limits == old.limits
 
 
 def test_teaching_a_defect_as_good_is_refused(
@@ -295,8 +345,9 @@ def test_graph_that_was_missed_fails_the_gate(
     """Fused graph and index hold copies of the memory; where one stays behind, the taught part tells."""
     add = folder_of_lessons.add_entries
 
-    def only_the_decoder(source: Path, made: Path, *entries: Any) -> None:
-        add(source, made, *entries) if made.name == "decoder.onnx" else shutil.copyfile(source, made)
+    def only_the_decoder(graph: Any, source: Path, *entries: Any) -> None:
+        if source.name == "decoder.onnx":
+            add(graph, source, *entries)
 
     before = content(bundle.path)
     monkeypatch.setattr(folder_of_lessons, "add_entries", only_the_decoder)
@@ -309,14 +360,14 @@ def test_graph_that_was_missed_fails_the_gate(
 
 def test_graph_without_the_memory_is_refused(bundle: Bundle, parts: list[Part]) -> None:
     """Another exporter may fold the memory into something else."""
-    graph = onnx.load(bundle.path / "decoder.onnx")
+    path = bundle.path / "decoder.onnx"
+    graph = graph_from_file(path)
     for tensor in graph.graph.initializer:
         if list(tensor.dims)[:1] == [100]:
             tensor.dims[:] = [1, *tensor.dims]
-    (bundle.path / "decoder.onnx").write_bytes(graph.SerializeToString())
 
     with pytest.raises(BundleError, match="cannot be added to; export the model again"):
-        memory_in(bundle.path, "patch", 100)
+        memory_in(graph, path, "patch", 100)
 
 
 def test_signed_bundle_wants_a_signature(bundle: Bundle, parts: list[Part], teach: Callable[..., Taught]) -> None:

@@ -1,0 +1,75 @@
+"""Limits that a person sets: what they do to the known parts, and when they look like a mistake."""
+
+from __future__ import annotations
+
+import pytest
+
+from mapl_edge.calibrate import Wish, decide, known_verdicts, limits_from_text, warning_of
+from mapl_edge.calibration import Calibration, Limits, PixelLimit
+from mapl_edge.errors import ConfigError
+
+GOOD, BAD = tuple(float(i) for i in range(20)), (15.0, 30.0, 40.0)
+
+
+def calibration(limits: Limits, bad: tuple[float, ...] = BAD, levels: tuple[float, ...] = ()) -> Calibration:
+    """Of twenty good parts with scores from 0 to 19."""
+    return Calibration(
+        created_at="2026-01-01T00:00:00Z",
+        created_by="tester",
+        model_digest="a" * 64,
+        limits=limits,
+        promise=decide(GOOD, (), Wish()).promise,
+        pictures={f"{i}.png": f"{i:064x}" for i in range(20)},
+        defects={f"bad-{i}.png": f"{i:064x}" for i in range(len(bad))},
+        scores=GOOD,
+        levels=levels,
+        defect_scores=bad,
+    )
+
+
+@pytest.mark.parametrize(
+    ("fail", "bad", "expected"),
+    [
+        (-0.5, BAD, "every good part of the calibration is rejected, 20 of 20 (their scores are 0 to 19)"),
+        (40.0, BAD, "every known defect passes, 3 of 3"),
+        (39.0, (), "all 20 good parts of the calibration lie farther below the limit 39 than they are apart"),
+        (38.0, (), None),
+        (39.5, BAD, None),
+        (0.0, BAD, None),
+    ],
+)
+def test_limits_that_reject_all_or_nothing_are_told(fail: float, bad: tuple[float, ...], expected: str | None) -> None:
+    """With the numbers."""
+    found = warning_of(calibration(Limits(fail=fail), bad))
+
+    assert found == expected or (found and expected and found.startswith(expected))
+
+
+def test_known_parts_are_counted() -> None:
+    """Of both kinds."""
+    told = known_verdicts(calibration(Limits(fail=16.5)))
+
+    assert told == "3 of 20 good parts of the calibration are rejected, 1 of 3 known defects pass"
+
+
+def test_a_region_rejects_too() -> None:
+    """The pixel limit stays in force when the score's limits are set by hand."""
+    limits = Limits(fail=100, pixel=PixelLimit(limit=0.5))
+
+    told = known_verdicts(calibration(limits, (), levels=(0.4,) * 13 + (0.6,) * 7))
+
+    assert told == "7 of 20 good parts of the calibration are rejected, no scores of defects are known"
+
+
+@pytest.mark.parametrize(
+    ("text", "says"),
+    [
+        ("fail=nan", "fail is 'nan', expected a finite number"),
+        ("review=-inf", "review is '-inf', expected a finite number"),
+        ("fail=1,review=2", r"review \(2.0\) must not lie above fail \(1.0\)"),
+    ],
+)
+def test_limits_that_are_no_limits_are_refused(text: str, says: str) -> None:
+    """In one line that names which."""
+    with pytest.raises(ConfigError, match=says):
+        limits_from_text(text, Limits(fail=3), "--set")
