@@ -7,8 +7,7 @@ and score stay float32, or another neighbour would win by rounding.
 from __future__ import annotations
 
 import copy
-import math
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, TypeAlias
@@ -23,12 +22,10 @@ from mapl_edge.errors import BackendError, DataError
 
 Feed: TypeAlias = Mapping[str, AnyArray]
 
-DRIFT = 0.1  # of the spread that scores of normal parts have
 HALF_LIMIT = 3e4  # fp16 ends at 65504; on odd pictures the weighted differences come near it
 
 # What runs between two convolutions in whatever type it is given.
 _BETWEEN = frozenset({"Add", "Clip", "Concat", "LeakyRelu", "MaxPool", "Relu", "Resize"})
-_PROBES = 10  # feeds that each convolution is tried on; there are about fifty convolutions
 _SEEN = 20_000  # values of an activation that each feed adds to its range
 _RARE = 1e-4  # share of values that are cut at each end: a few large ones would make all steps large
 _ELEMENT_MACS = 5  # moving one activation costs a CPU about as much as so many multiplications
@@ -40,12 +37,10 @@ class Quantised:
 
     Attributes:
         int8: how many convolutions are int8 now, of `convolutions`.
-        drift: what that was expected to do to the outputs, in the unit of `int8_from_onnx`; None: not measured.
     """
 
     int8: int
     convolutions: int
-    drift: float | None
 
 
 def fp16_from_onnx(path: Path, out: Path, *, exact_search: bool = True) -> None:
@@ -116,13 +111,13 @@ def int8_from_onnx(
     feeds: Iterable[Feed],
     target: Literal["cpu", "tensorrt"] = "cpu",
     *,
-    drift: float = DRIFT,
+    spared: float = 0.0,
     weight_bits: Literal[7, 8] = 8,
 ) -> Quantised:
     """Write a graph whose convolutions compute in int8, as pairs of QuantizeLinear and DequantizeLinear.
 
-    Those that cost much accuracy for little work stay float32: each is quantised alone, how far that moves the outputs
-    on `feeds` is measured, and the dearest are given up until the others together stay within `drift`.
+    The first ones may stay float32: what they round goes through all others and into every distance, while the last
+    ones cost next to no accuracy. What lies together needs no conversion in between.
 
     Args:
         path: a fused, encoder-only or decoder-only graph in float32.
@@ -131,9 +126,8 @@ def int8_from_onnx(
             of 10,000 values lie within they are cut, so a few feeds should show (simulated) defects.
         target: "cpu", for ONNX Runtime and OpenVINO: uint8 activations, before and after each convolution. "tensorrt":
             int8 activations without offset, before each convolution.
-        drift: root mean square change of `score` (relative above 1) in deviations, from the quartiles, of its values
-            on the feeds. Of a graph without score: that of all its float outputs, each in its own deviations.
-            Infinite: all convolutions are quantised.
+        spared: 0 to 1, the share of the convolutions' work that stays float32, the first ones; in a fused graph of the
+            work before the search.
         weight_bits: 7 for CPUs with AVX2 and no VNNI, where the sum of two products of 8 bits overflows.
 
     Raises:
@@ -143,18 +137,18 @@ def int8_from_onnx(
     kept = list(feeds)
     if not kept:
         raise DataError("int8 needs pictures to learn the range of values from, found none; give a few dozen good ones")
-    model = onnx.load(path)
-    graph = _Graph(copy.deepcopy(model), path)
+    graph = _Graph(onnx.load(path), path)
     ranges, work = _measured(graph, kept)
+    before = graph.before("ArgMin")
+    first = {name: work[name] for name in work if name in before} or work
+    done, chosen = 0.0, set(work) - set(first)
+    for name, each in first.items():
+        done += each
+        if done > spared * sum(first.values()) * (1 + 1e-9):
+            chosen.add(name)
     form = _Form(target == "cpu", 2 ** (weight_bits - 1) - 1, ranges)
-    chosen, expected = set(work), None
-    if math.isfinite(drift):
-        few = kept[:: math.ceil(len(kept) / _PROBES)]
-        costs = dict(zip(work, _costs(model, path, list(work), form, few), strict=True))
-        chosen = _cheapest(costs, work, drift)
-        expected = math.sqrt(sum(costs[name] for name in chosen))
     onnx.save(form.quantised(graph, chosen), out)
-    return Quantised(len(chosen), len(work), expected)
+    return Quantised(len(chosen), len(work))
 
 
 _HALF_ENDS = {"lowest": -HALF_LIMIT, "highest": HALF_LIMIT}
@@ -358,41 +352,8 @@ def _measured(graph: _Graph, feeds: Sequence[Feed]) -> tuple[dict[str, tuple[flo
     return ranges, work
 
 
-def _costs(model: Any, path: Path, names: Sequence[str], form: _Form, feeds: Sequence[Feed]) -> Iterator[float]:
-    """How far each convolution moves the outputs when it alone is int8: mean square, in variances of the outputs."""
-    outputs = [value.name for value in model.graph.output if value.type.tensor_type.elem_type == TensorProto.FLOAT]
-    outputs = ["score"] if "score" in outputs else outputs
-    expected = _answers(model, outputs, feeds)
-    spreads = [max(float(one.std()), 1e-6) for one in expected]
-    if outputs == ["score"]:  # of the normal ones among them: half of what the middle half spans is 0.67 deviations
-        spreads = [max(float(np.subtract(*np.quantile(expected[0], [0.75, 0.25]))) / 1.35, 1e-6)]
-    allowed = [
-        np.maximum(1, np.abs(e)) * s if outputs == ["score"] else s for e, s in zip(expected, spreads, strict=True)
-    ]
-    for name in names:
-        found = _answers(form.quantised(_Graph(copy.deepcopy(model), path), {name}), outputs, feeds)
-        yield float(np.mean([np.mean(((f - e) / a) ** 2) for f, e, a in zip(found, expected, allowed, strict=True)]))
-
-
-def _cheapest(costs: Mapping[str, float], work: Mapping[str, float], drift: float) -> set[str]:
-    """Those whose costs add up to at most drift², found by giving up the most cost for the least work first.
-
-    Rounding errors of different convolutions are independent, so their mean squares add up.
-    """
-    chosen = sorted(costs, key=lambda name: costs[name] / work[name])
-    while chosen and sum(costs[name] for name in chosen) > drift**2:
-        chosen.pop()
-    return set(chosen)
-
-
-def _answers(model: Any, outputs: Sequence[str], feeds: Sequence[Feed]) -> list[AnyArray]:
-    session = _session(model)
-    rows = [session.run(list(outputs), dict(feed)) for feed in feeds]
-    return [np.concatenate(column) for column in zip(*rows, strict=True)]
-
-
 def _session(model: Any) -> Any:
-    """Computes as the graph says: some of ONNX Runtime's fusions move int8 graphs by several deviations."""
+    """Computes as the graph says, to see what lies between its nodes."""
     options = onnxruntime.SessionOptions()
     options.log_severity_level = 3
     options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL

@@ -47,6 +47,8 @@ class Cost(BaseModel):
         score_error, map_error: against the golden answers, see `mapl_edge.parity`.
         auroc, auroc_fp32: image AUROC on the bundle's validation pictures, of this engine and of the fp32 graph; None
             for fp32 itself.
+        noise: by how much scores of held-out normals move from part to part, in the deviation of their fp32 scores;
+            None for fp32 itself.
         ms, ms_fp32: median milliseconds a frame, both in turns on the machine where it was made; None where it could
             not run there.
         library_error: how far the library's golden scores are off those of ONNX Runtime with the same int8 graph.
@@ -59,6 +61,7 @@ class Cost(BaseModel):
     map_error: float
     auroc: float | None = None
     auroc_fp32: float | None = None
+    noise: float | None = None
     ms: float | None = None
     ms_fp32: float | None = None
     library_error: float = 0.0

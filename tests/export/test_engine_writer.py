@@ -28,6 +28,8 @@ def test_an_int8_engine_runs_and_says_what_it_costs(bundle: Bundle, backend: str
     assert record.cost.auroc is not None
     assert record.cost.auroc_fp32 is not None
     assert record.cost.ms is not None
+    assert record.cost.noise is not None
+    assert 0 < record.cost.noise < 1
     engine, proof = choose_engine(open_bundle(bundle.path), record.name, threads=1, cache=tmp_path / "proofs")
     with engine:
         assert proof.score_error <= record.tolerance
@@ -63,6 +65,33 @@ def test_a_precision_that_costs_auroc_is_refused_unless_forced(bundle: Bundle, m
     assert engine_names(bundle) == ["onnxruntime-fp32-fused"]
     assert list((bundle.path / ENGINES).iterdir()) == []
     assert add_engine(bundle, "onnxruntime", "int8", engine_of, force=True).name in engine_names(bundle)
+
+
+def noisy(path: Path, out: Path, *rest: object, **more: object) -> None:
+    """A precision whose error depends on the picture alone, and moves no ranks of parts that lie far apart."""
+    model = onnx.load(path)
+    for node in model.graph.node:
+        node.output[:] = ["true_score" if name == "score" else name for name in node.output]
+    nodes = [
+        helper.make_node("Cast", ["image"], ["image_float"], to=TensorProto.FLOAT),
+        helper.make_node("ReduceMean", ["image_float", "pixel_axes"], ["brightness"], keepdims=0),
+        helper.make_node("Mul", ["brightness", "big"], ["many_turns"]),
+        helper.make_node("Sin", ["many_turns"], ["error"]),
+        helper.make_node("Add", ["true_score", "error"], ["score"]),
+    ]
+    model.graph.node.extend(nodes)
+    model.graph.initializer.append(helper.make_tensor("pixel_axes", TensorProto.INT64, [3], [1, 2, 3]))
+    model.graph.initializer.append(helper.make_tensor("big", TensorProto.FLOAT, [], [1e4]))
+    onnx.save(model, out)
+
+
+def test_a_precision_that_is_noisy_is_refused_unless_forced(bundle: Bundle, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where few validation pictures happen to keep their AUROC, others would not."""
+    monkeypatch.setattr(engine_writer, "int8_from_onnx", noisy)
+    monkeypatch.setattr(engine_writer, "auroc", lambda positive, scores: 0.9)
+
+    with pytest.raises(ParityError, match=r"move by \d+\.\d+ of their deviation, expected at most 0\.13.*--force"):
+        add_engine(bundle, "onnxruntime", "int8", engine_of)
 
 
 def test_an_fp16_graph_that_is_too_far_off_is_refused(bundle: Bundle, monkeypatch: pytest.MonkeyPatch) -> None:
