@@ -4,7 +4,7 @@ from mapl_edge.calibrate.calibrator import Calibrated, calibrate_bundle, calibra
 from mapl_edge.calibrate.decision import Decision, Wish, decide
 from mapl_edge.calibrate.evaluate import Evaluation, evaluate
 from mapl_edge.calibrate.limits import NormalLimit, limit_from_normals, promise_of_any_limit
-from mapl_edge.calibrate.own_limits import known_verdicts, set_limits, warning_of
+from mapl_edge.calibrate.own_limits import known_verdicts, set_limits, warning_of, way_back
 from mapl_edge.calibrate.scores import Scores, scores_from_csv
 from mapl_edge.calibrate.tradeoff import OperatingPoint, Tradeoff
 from mapl_edge.calibrate.what_if import Judged, WhatIf, limits_from_text, stored_verdicts, what_if
@@ -35,5 +35,6 @@ __all__ = [
     "set_limits",
     "stored_verdicts",
     "warning_of",
+    "way_back",
     "what_if",
 ]

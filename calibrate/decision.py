@@ -6,9 +6,9 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from mapl_edge.calibrate.limits import NormalLimit, limit_from_normals, upper_bound
+from mapl_edge.calibrate.limits import NormalLimit, fewest_for, limit_from_normals, upper_bound
 from mapl_edge.calibrate.tradeoff import OperatingPoint, Rule, Tradeoff
-from mapl_edge.calibration import Costs, Limits, Misses, PixelLimit, Promise, RegionFilter
+from mapl_edge.calibration import Costs, Limits, Misses, PixelLimit, Promise, RegionFilter, percent
 from mapl_edge.errors import DataError
 
 
@@ -45,6 +45,7 @@ class Decision:
         points: what the fail limit (first) and the limits of the other rules do; empty without defects.
         tradeoff: None without defects.
         pixel: limit of the map's values; None without regions.
+        target_recall: what rule "recall" aimed at; None with another rule.
     """
 
     limits: Limits
@@ -55,6 +56,7 @@ class Decision:
     points: tuple[OperatingPoint, ...]
     tradeoff: Tradeoff | None
     pixel: NormalLimit | None = None
+    target_recall: float | None = None
 
     @property
     def misses(self) -> Misses | None:
@@ -82,6 +84,7 @@ class Decision:
             )
         if self.misses is not None:
             found.append(str(self.misses))
+            found += [] if self.target_recall is None else [_recall_text(self.target_recall, self.misses)]
         return found
 
     def as_json(self) -> dict[str, Any]:
@@ -133,7 +136,26 @@ def decide(good: Sequence[float], bad: Sequence[float], wish: Wish, levels: Sequ
         if pixel is None or wish.regions is None
         else PixelLimit(limit=pixel.limit, **wish.regions.model_dump()),
     )
-    return Decision(limits, wish.rule, promise, review, normal, points, trade, pixel)
+    return Decision(
+        limits,
+        wish.rule,
+        promise,
+        review,
+        normal,
+        points,
+        trade,
+        pixel,
+        wish.target_recall if wish.rule == "recall" else None,
+    )
+
+
+def _recall_text(target: float, misses: Misses) -> str:
+    found = percent(1 - misses.bound)
+    proved = f"recall: {percent(target)} wished, {found} proved ({100 * misses.confidence:g}% confidence)"
+    if misses.bound <= 1 - target:
+        return proved
+    needed = fewest_for(misses.n_missed, 1 - target, misses.confidence)
+    return f"{proved}; for {percent(target)} you need {needed} defects ({needed - misses.n_bad} more)"
 
 
 def _promise(trade: Tradeoff, point: OperatingPoint) -> Promise:

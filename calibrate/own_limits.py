@@ -22,7 +22,7 @@ def set_limits(bundle: Bundle, limits: Limits) -> Calibration:
     """Put limits that a person chose in force, as a new version; the history keeps all.
 
     What they promise is a bound for all limits at once (see `Tradeoff.bound_for_any_limit`), from the scores that the
-    version in force keeps: whoever chose may have looked at them.
+    version in force keeps: whoever chose may have looked at them. Limits that are in force already make no version.
 
     Raises:
         BundleError: the version in force keeps no scores.
@@ -30,6 +30,8 @@ def set_limits(bundle: Bundle, limits: Limits) -> Calibration:
     now, path = bundle.calibration, bundle.calibration_path
     if not now.scores:
         raise BundleError(f"{path}: keeps no scores of good parts, so limits of one's own promise nothing; calibrate")
+    if limits == now.limits:
+        return now
     said, before = map(_limits_text, (limits, now.limits))
     again = now.model_copy(
         update={
@@ -82,11 +84,25 @@ def warning_of(calibration: Calibration) -> str | None:
         return f"every good part of the calibration is rejected, {len(good)} of {len(good)} ({span})"
     if bad and _count(bad, calibration, Outcome.PASS) == len(bad):
         return f"every known defect passes, {len(bad)} of {len(bad)}"
-    if not bad and calibration.limits.pixel is None and fail > highest + (highest - lowest):
+    if not bad and fail > highest + (highest - lowest):
+        end = "defects may pass too" if calibration.limits.pixel is None else "only a region may stop a defect"
         return (
             f"all {len(good)} good parts of the calibration lie farther below the limit {fail:.6g} than they are "
-            f"apart ({span}): defects may pass too"
+            f"apart ({span}): {end}"
         )
+    return None
+
+
+def way_back(now: Calibration, history: Sequence[Calibration]) -> int | None:
+    """The newest version whose limits give no warning on the parts that are known now; None: there is none.
+
+    Args:
+        history: oldest first; versions of other bundles and those without scores cannot come back.
+    """
+    for one in reversed(history):
+        tried = now.model_copy(update={"limits": one.limits})
+        if one.scores and one.model_digest == now.model_digest and warning_of(tried) is None:
+            return one.version
     return None
 
 

@@ -9,9 +9,11 @@ from pathlib import Path, PurePath
 
 from mapl_edge.dataset import GOOD
 from mapl_edge.errors import DataError
+from mapl_edge.verdict import Outcome
 
 GOOD_WORDS = frozenset({GOOD, "ok", "normal", "pass", "0", "false"})
 DELIMITERS = ";\t,"
+VERDICTS = ("verdict", "outcome")  # columns of a station's history, which are no labels
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,7 +32,8 @@ def scores_from_csv(path: Path) -> Scores:
     a folder `good`, its label must agree.
 
     Raises:
-        DataError: the file cannot be read, has no such column, or a line is wrong; the line is named.
+        DataError: the file cannot be read, has no such column, or a line is wrong; the line is named. Or it has
+            verdicts other than PASS and no labels: nobody says which of these parts are good.
     """
     try:
         text = path.read_text(encoding="utf-8-sig")
@@ -47,6 +50,7 @@ def scores_from_csv(path: Path) -> Scores:
         names = ["score"]
     else:
         raise DataError(f"{path}: found columns {', '.join(names)}, expected one named score, or one number a line")
+    _check_verdicts(path, names, rows)
     good: list[float] = []
     bad: list[float] = []
     for line, cells in rows:
@@ -67,6 +71,19 @@ def _rows(text: str) -> list[tuple[int, list[str]]]:
     reader = csv.reader(text.splitlines(), delimiter=delimiter)
     rows = [(reader.line_num, cells) for cells in reader if any(cell.strip() for cell in cells)]
     return [(n, [cell.replace(",", ".") for cell in cells]) for n, cells in rows] if delimiter == ";" else rows
+
+
+def _check_verdicts(path: Path, names: list[str], rows: list[tuple[int, list[str]]]) -> None:
+    column = next((names.index(name) for name in VERDICTS if name in names), None)
+    if column is None or "label" in names:
+        return
+    n = sum(len(cells) == len(names) and cells[column].strip().upper() != Outcome.PASS.value for _, cells in rows)
+    if n:
+        raise DataError(
+            f"{path}: {n} of {len(rows)} rows are not PASS in the column {names[column]}, and no column label says "
+            "which parts are good; add one (good, or what the defect is), or leave out the rows of parts that are not "
+            "good"
+        )
 
 
 def _number(text: str) -> float | None:

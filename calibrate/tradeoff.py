@@ -152,7 +152,7 @@ class Tradeoff:
         values = self._interval(np.concatenate([merit(*counts).max(axis=1) for counts in self._resamples()]))
         if rule == "f1":
             return _replaced(best, f1_interval=values)
-        return _replaced(best, cost_interval=(-values[1], -values[0]))
+        return _replaced(best, cost_interval=(0.0 - values[1], 0.0 - values[0]))  # no -0.0
 
     def _resamples(self) -> Iterator[tuple[Float64Array, Float64Array]]:
         """Defects found and good parts rejected at every limit, (R, limits), for each bunch of resamples."""

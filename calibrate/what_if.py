@@ -98,13 +98,17 @@ def limits_from_text(text: str, now: Limits, flag: str = "--what-if") -> Limits:
     """Limits from `fail=2.5`, `review=2` or `fail=2.5,review=2`; what is not named stays; `review=none` takes it away.
 
     Raises:
-        ConfigError: an unknown name, no number, or review above fail.
+        ConfigError: an unknown name, one given twice, no number, or review above fail.
     """
     changed: dict[str, float | None] = {"fail": now.fail, "review": now.review}
+    named: set[str] = set()
     for part in text.split(","):
         name, sign, value = (piece.strip() for piece in part.partition("="))
         if not sign or name not in changed:
             raise ConfigError(flag, [f"found {part!r}, expected fail=NUMBER or review=NUMBER"])
+        if name in named:
+            raise ConfigError(flag, [f"found {name} twice in {text!r}, expected it once"])
+        named.add(name)
         try:
             changed[name] = None if (name, value.lower()) == ("review", "none") else float(value)
             if not math.isfinite(changed[name] or 0.0):

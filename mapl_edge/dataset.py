@@ -8,8 +8,9 @@ Everything is sorted, so that a seed means the same everywhere; labels are folde
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+import os
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import cv2
@@ -149,14 +150,20 @@ def labelled_samples(data: Path) -> list[Sample]:
     return samples
 
 
-def bad_samples(data: Path) -> list[Sample]:
+def bad_samples(data: Path, tell: Callable[[str], None] = logger.warning) -> list[Sample]:
     """Pictures of defective parts in a folder and below; the folder that a picture lies in is its label.
+
+    `data/good` is left out, and `tell` gets a line that says so.
 
     Raises:
         DataError: there is no picture, or a folder says that its parts are good.
     """
     check_folder(data)
     paths = picture_paths(data, recursive=True)
+    good = {path for path in paths if path.relative_to(data).parts[:-1] == (GOOD,)}
+    if 0 < len(good) < len(paths):
+        tell(f"left out {data / GOOD}: its {len(good)} pictures are good parts by its name")
+        paths = [path for path in paths if path not in good]
     if not paths:
         raise DataError(f"{data}: found no picture, expected pictures of defective parts ({_suffixes()})")
     for path in paths:
@@ -165,6 +172,20 @@ def bad_samples(data: Path) -> list[Sample]:
                 f"{path.parent}: holds good parts by its name, but was given as defective; name a folder of defects"
             )
     return [Sample(path, path.parent.name, None, data) for path in paths]
+
+
+def samples_of(folders: Sequence[Path], samples_in: Callable[[Path], list[Sample]]) -> list[Sample]:
+    """The parts of all these folders, each file once; where there are several, named from the one that holds them all.
+
+    Raises:
+        DataError: as `samples_in`, of any folder.
+    """
+    found = [sample for folder in folders for sample in samples_in(folder)]
+    if len(folders) < 2:
+        return found
+    root = Path(os.path.commonpath([os.path.abspath(folder) for folder in folders]))
+    moved = [replace(sample, path=Path(os.path.abspath(sample.path)), root=root) for sample in found]
+    return list({sample.path: sample for sample in moved}.values())
 
 
 def folder_samples(data: Path) -> list[Sample]:

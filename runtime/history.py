@@ -93,9 +93,36 @@ class History:
     def __init__(self, folder: Path, connection: sqlite3.Connection) -> None:
         self._folder, self._connection = folder, connection
 
+    def count(self, wanted: Wanted) -> int:
+        """How many verdicts there are to see, whatever `last` says."""
+        where, values = self._where(wanted)
+        joined = "shots JOIN runs ON runs.id = shots.run_id LEFT JOIN pictures USING (run_id, seq)"
+        found = f"SELECT count(*) FROM {joined} {where}"
+        with database_errors(self._folder / DATABASE):
+            return int(self._connection.execute(found, values).fetchone()[0])
+
     def entries(self, wanted: Wanted) -> Iterator[Entry]:
         """Verdicts in the order in which their shots came; with `last`, the newest of them."""
-        clauses, values = ["outcome IS NOT NULL"], []
+        where, values = self._where(wanted)
+        newest = f"""SELECT shots.id AS id, shots.run_id AS run_id, run, camera, shots.seq AS seq, picture, captured_us,
+            outcome, score, threshold, latency_ms, stage_ms, error, action, p_value, code, statistics, regions,
+            coalesce(changes.bundle, runs.bundle), coalesce(changes.calibration, runs.calibration),
+            coalesce(changes.engine, runs.engine), has_map
+            FROM shots JOIN runs ON runs.id = shots.run_id LEFT JOIN pictures USING (run_id, seq)
+            LEFT JOIN changes ON changes.run_id = shots.run_id AND first_seq =
+                (SELECT max(first_seq) FROM changes WHERE run_id = shots.run_id AND first_seq <= shots.seq)
+            {where} ORDER BY shots.id DESC LIMIT ?"""
+        rows = self._connection.execute(
+            f"SELECT * FROM ({newest}) ORDER BY id", (*values, -1 if wanted.last is None else wanted.last)
+        )
+        with database_errors(self._folder / DATABASE):
+            for row in rows:
+                yield self._entry(*row[1:])
+
+    @staticmethod
+    def _where(wanted: Wanted) -> tuple[str, list[Any]]:
+        clauses: list[str] = ["outcome IS NOT NULL"]
+        values: list[Any] = []
         for clause, value in (
             ("outcome = ?", wanted.verdict.value if wanted.verdict else None),
             ("captured_us >= ?", microseconds(wanted.since) if wanted.since else None),
@@ -108,20 +135,7 @@ class History:
                 values.append(value)
         if wanted.with_picture:
             clauses.append("has_map IS NOT NULL")
-        newest = f"""SELECT shots.id AS id, shots.run_id AS run_id, run, camera, shots.seq AS seq, picture, captured_us,
-            outcome, score, threshold, latency_ms, stage_ms, error, action, p_value, code, statistics, regions,
-            coalesce(changes.bundle, runs.bundle), coalesce(changes.calibration, runs.calibration),
-            coalesce(changes.engine, runs.engine), has_map
-            FROM shots JOIN runs ON runs.id = shots.run_id LEFT JOIN pictures USING (run_id, seq)
-            LEFT JOIN changes ON changes.run_id = shots.run_id AND first_seq =
-                (SELECT max(first_seq) FROM changes WHERE run_id = shots.run_id AND first_seq <= shots.seq)
-            WHERE {" AND ".join(clauses)} ORDER BY shots.id DESC LIMIT ?"""
-        rows = self._connection.execute(
-            f"SELECT * FROM ({newest}) ORDER BY id", (*values, -1 if wanted.last is None else wanted.last)
-        )
-        with database_errors(self._folder / DATABASE):
-            for row in rows:
-                yield self._entry(*row[1:])
+        return f"WHERE {' AND '.join(clauses)}", values
 
     def alarms(self) -> list[Ledger]:
         """The runs that have ended and do not balance, oldest first."""

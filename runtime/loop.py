@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import threading
 from collections import Counter
 from collections.abc import Generator, Sequence
@@ -13,10 +14,12 @@ from mapl_edge.runtime.inspector import Inspection, Inspects
 from mapl_edge.runtime.sinks import ExpectingSink, LateSink, Sink
 from mapl_edge.runtime.slot import Closed, NewestSlot
 from mapl_edge.runtime.sources import Shot, Source
-from mapl_edge.verdict import Outcome
+from mapl_edge.verdict import Outcome, Verdict
 
 WAIT_S = 0.1  # how soon a stop is seen while no frame comes
 JOIN_S = 5.0  # how long a grabbing thread may take to end
+MAX_REASONS = 100
+_FIGURE = re.compile(r"\d[\d.]*")
 
 
 class Drop(str, Enum):
@@ -33,12 +36,31 @@ class RunSummary:
     Attributes:
         verdicts: how many of each outcome; their sum is the number of shots taken.
         drops: frames of a live source that got no verdict, by cause.
+        reasons: how many ERROR verdicts of each kind of reason, its figures taken out; at most MAX_REASONS kinds.
+        examples: the first reason of each kind.
         late_results: how many real results came after their shot's verdict had gone out.
     """
 
     verdicts: Counter[Outcome] = field(default_factory=Counter)
     drops: Counter[Drop] = field(default_factory=Counter)
     late_results: int = 0
+    reasons: Counter[str] = field(default_factory=Counter)
+    examples: dict[str, str] = field(default_factory=dict)
+
+    def count(self, verdict: Verdict) -> None:
+        """Count a verdict, and why a part was not judged."""
+        self.verdicts[verdict.outcome] += 1
+        if verdict.outcome is not Outcome.ERROR or not verdict.error:
+            return
+        kind = _FIGURE.sub("", verdict.error)
+        if kind in self.examples or len(self.examples) < MAX_REASONS:
+            self.examples.setdefault(kind, verdict.error)
+            self.reasons[kind] += 1
+
+    @property
+    def most_frequent_reason(self) -> tuple[str, int] | None:
+        """Of ERROR verdicts: the first of its kind, and how many there were; None where there was none."""
+        return next(((self.examples[kind], n) for kind, n in self.reasons.most_common(1)), None)
 
     @property
     def frames(self) -> int:
@@ -91,7 +113,7 @@ def run(
             inspection = inspector.inspect(shot)
             for sink in sinks:
                 sink.emit(inspection)
-            summary.verdicts[inspection.verdict.outcome] += 1
+            summary.count(inspection.verdict)
             _tell_late(inspector.late_results(), sinks, summary)
         _tell_late(inspector.late_results(), sinks, summary)
     return summary

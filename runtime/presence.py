@@ -118,6 +118,7 @@ class Presence:
         self._speed = self._way = 0.0  # of the belt, as far as is known: ROI lengths a frame, and its sign
         self._before: AnyArray | None = None
         self._same = 1
+        self._ended = False
 
     def look(self, frame: Frame) -> list[str]:
         """What triggers now: for each part why it has no picture, or "" where this frame is its picture.
@@ -131,6 +132,15 @@ class Presence:
             self._learn(cells, frame)
             return []
         return self._follow(self._spans(self._unlike(cells)), frame.t_mono)
+
+    def end(self) -> None:
+        """No frame comes any more: say it where the empty belt was never learned, so that no part could be seen."""
+        if self._first and self._background is None and not self._ended:
+            self._ended = True
+            self._tell(
+                f"presence: the source ended after {len(self._first)} frames, the empty belt is learned from {LEARN}: "
+                "no part could be seen; give trigger.presence.background a picture of the empty belt, or more frames"
+            )
 
     def _cells(self, image: UInt8Array) -> AnyArray:
         """Means over a grid: uint8 (H, W, 3) → float32 (3, ALONG, ACROSS)."""

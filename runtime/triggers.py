@@ -162,6 +162,8 @@ class TriggeredSource:
             self._closing = True
             self._triggers.changed.notify_all()
         self._camera.close()
+        if self._presence is not None:
+            self._presence.end()
 
     def _next(self, pictures: Iterator[Shot] | None) -> Trigger | None:
         """The next trigger once it has its frame, or none can come in time; None at the end."""

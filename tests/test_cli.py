@@ -236,6 +236,14 @@ def test_each_part_that_enters_the_picture_has_its_verdict(bundle: Bundle, tmp_p
     assert "5 triggers = " in result.stderr
 
 
+def test_a_trigger_on_the_command_line_is_for_one_camera() -> None:
+    """Told before anything is opened, with what to do for several."""
+    told = mapl_edge("run", "--source", "a", "--source", "b", "--trigger", "presence", code=2).stderr
+
+    words = " ".join(told.replace("│", " ").split())
+    assert "--trigger on the command line works with one camera, found 2; for several set trigger: of each" in words
+
+
 def test_a_station_tells_systemd(bundle: Bundle, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Ready once it inspects, alive with the verdicts, stopping at the end."""
     with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as manager:

@@ -15,6 +15,7 @@ from mapl_edge.cli.app import CALIBRATED, ConfigOption, EngineOption, JsonFlag, 
 from mapl_edge.cli.common import (
     area_in_force,
     bars,
+    calibration_or_none,
     opened_bundle,
     print_json,
     print_wide,
@@ -30,8 +31,12 @@ from mapl_edge.masks import masks_from_camera
 @app.command(epilog="Example: mapl-edge calibrate bottle.mapl --good data/bottle/train/good")
 def calibrate(
     bundle: Annotated[Path | None, typer.Argument(help="Bundle to set the limits of; none with --scores.")] = None,
-    good: Annotated[Path | None, typer.Option(help="Good parts; those that training saw are left out.")] = None,
-    bad: Annotated[Path | None, typer.Option(help="Defective parts, to tell what the limit misses.")] = None,
+    good: Annotated[
+        list[Path] | None, typer.Option(help="Good parts; those that training saw are left out; again for more.")
+    ] = None,
+    bad: Annotated[
+        list[Path] | None, typer.Option(help="Defective parts, to tell what the limit misses; again for more.")
+    ] = None,
     scores: Annotated[
         Path | None,
         typer.Option(help="CSV with scores from elsewhere: one number a line, or columns score and label."),
@@ -81,7 +86,7 @@ def calibrate(
     """Set the limits from good parts, and from defects if there are any, with a promise."""
     from mapl_edge.calibrate import Wish, calibrate_parts, decide, scores_from_csv
     from mapl_edge.calibrate.plot import check_plot
-    from mapl_edge.dataset import BadPictures, bad_samples, check_good_by_name, good_samples
+    from mapl_edge.dataset import BadPictures, bad_samples, check_good_by_name, good_samples, samples_of
     from mapl_edge.runtime.engine_choice import choose_engine
     from mapl_edge.runtime.inspector import look
 
@@ -106,19 +111,21 @@ def calibrate(
     if plot is not None:
         check_plot(plot)
     if scores is not None:
-        if bundle is not None or good is not None or bad is not None or regions:
+        if bundle is not None or good or bad or regions:
             raise typer.BadParameter("--scores stands alone: give no bundle, no --good, --bad or --regions with it")
         found = scores_from_csv(scores)
         decision = decide(found.good, found.bad, wish)
         _tell_decision(scores, decision, plot)
         people.print(decision.normal.more)
         return print_json(as_json, {"scores": str(scores), **decision.as_json(), "n_bad": len(found.bad)})
-    if bundle is None or good is None:
+    if bundle is None or not good:
         raise typer.BadParameter("give a bundle and --good, a folder of good parts; or --scores, a CSV file")
-    opened = opened_bundle(bundle)
-    check_good_by_name(good)
-    parts = good_samples(good), bad_samples(bad) if bad is not None else []
+    opened, tell = opened_bundle(bundle), partial(people.print, markup=False)
+    for folder in good:
+        check_good_by_name(folder)
+    parts = samples_of(good, good_samples), samples_of(bad or [], partial(bad_samples, tell=tell))
     unusable = BadPictures(skip_bad)
+    before = calibration_or_none(opened)
     masks = masks_from_camera(station_from_yaml(config).camera)
     engine, proof = choose_engine(opened, engine_wanted, threads, precisions=CALIBRATED, tell=people.print)
     with engine, bars() as progress:
@@ -130,7 +137,9 @@ def calibrate(
         people.print("with the masks of the station file: the score is the masked map's")
     if done.n_left_out:
         people.print(f"left out {done.n_left_out} pictures that training saw")
-    beside = bundle.resolve().with_suffix(".tradeoff.png") if bad is not None else None
+    if before is not None and before.defects and not parts[1]:
+        people.print(f"the {len(before.defects)} defects of version {before.version} are no longer known")
+    beside = bundle.resolve().with_suffix(".tradeoff.png") if bad else None
     _tell_decision(bundle, done.decision, plot or beside, required=plot is not None)
     return print_json(as_json, {"bundle": str(bundle), **done.decision.as_json(), "n_left_out": done.n_left_out})
 
@@ -162,18 +171,22 @@ def _history(path: Path, rollback: int | None, as_json: bool) -> None:
 
 
 def _set(path: Path, text: str, as_json: bool) -> None:
-    from mapl_edge.calibrate import known_verdicts, limits_from_text, set_limits, warning_of
+    from mapl_edge.calibrate import known_verdicts, limits_from_text, set_limits, warning_of, way_back
 
     opened = opened_bundle(path)
     before = opened.calibration
     now = set_limits(opened, limits_from_text(text, before.limits, "--set"))
-    people.print(f"{path}: version {now.version} is in force, by {now.created_by}; {now.note}")
+    if now.version == before.version:
+        people.print(f"{path}: these limits are in force already: nothing changes, version {now.version} stays")
+    else:
+        people.print(f"{path}: version {now.version} is in force, by {now.created_by}; {now.note}")
     people.print(f"limit {now.limits.fail:.6g}: {now.promise}")
     people.print(known_verdicts(now))
     warning = warning_of(now)
     if warning is not None:
-        back = f"mapl-edge calibrate {path} --rollback {before.version}"
-        people.print(f"WARNING: {warning}; if that was not meant: {back}", markup=False)
+        version = way_back(now, opened.calibration_history)
+        back = f"--rollback {version}" if version is not None else "--good FOLDER_OF_GOOD_PARTS (no version is better)"
+        people.print(f"WARNING: {warning}; if that was not meant: mapl-edge calibrate {path} {back}", markup=False)
     print_json(as_json, {"bundle": str(path), **now.model_dump(mode="json"), "warning": warning})
 
 
@@ -249,12 +262,12 @@ def _tell_decision(what: Path, decision: Any, plot: Path | None, *, required: bo
         table = Table("limit by", "limit", "good rejected", "defects missed", "F1", "cost", title="with its interval")
         for point in decision.points:
             shares = [
-                f"{share.events} of {share.n} ({share.interval[0]:.3f} - {share.interval[1]:.3f})"
+                f"{share.events} of {share.n} ({share.interval[0]:.3f} to {share.interval[1]:.3f})"
                 for share in (point.false_rejects, point.misses)
             ]
             pairs = [(point.f1, point.f1_interval), (point.cost, point.cost_interval)]
             others = [
-                "-" if value is None else f"{value:.4g} ({low:.3g} - {high:.3g})"
+                "-" if value is None else f"{value:.4g} ({low:.3g} to {high:.3g})"
                 for value, (low, high) in ((value, interval or (0.0, 0.0)) for value, interval in pairs)
             ]
             table.add_row(point.rule, f"{point.limit:.6g}", *shares, *others)

@@ -29,6 +29,7 @@ from mapl_edge.config import MAX_THREADS
 from mapl_edge.errors import DataError
 from mapl_edge.verdict import Outcome, utc_text
 
+LAST = 50  # verdicts that history shows where nobody says how many
 StoreFolder = Annotated[Path | None, typer.Argument(help="Store folder; default: the one in station.yaml.")]
 VerdictOption = Annotated[str | None, typer.Option(help="Only these: pass, review, fail, late, error.")]
 SinceOption = Annotated[str | None, typer.Option(help="From then on: 2026-11-22T06:00 (UTC), or 30m, 8h, 7d ago.")]
@@ -52,8 +53,10 @@ def history(
     from mapl_edge.runtime.history import open_history, write_table
 
     folder = _store_folder(store)
-    wanted = _wanted(last if last is not None or export is not None else 50, verdict, since, camera)
+    wanted = _wanted(last if last is not None or export is not None else LAST, verdict, since, camera)
     with open_history(folder) as opened:
+        if export is None and last is None and (n := opened.count(wanted)) > LAST:
+            people.print(f"{LAST} of {n} shown, the newest; --last {n} for all of them")
         entries = opened.entries(wanted)
         if export is not None:
             people.print(f"{export}: {write_table(entries, export)} verdicts", markup=False)

@@ -190,7 +190,7 @@ def _samples(data: Path | None, good: Path | None, bad: Path | None) -> list[Sam
     if good is None or bad is None:
         return []
     check_good_by_name(good)
-    return [*good_samples(good), *bad_samples(bad)]
+    return [*good_samples(good), *bad_samples(bad, partial(people.print, markup=False))]
 
 
 def _check_labels(samples: Iterable[Sample], digests: dict[Sample, str]) -> None:

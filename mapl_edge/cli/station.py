@@ -16,7 +16,7 @@ from mapl_edge.calibration import percent
 from mapl_edge.config import MAX_THREADS, CameraConfig, PresenceConfig, StationConfig, TriggerConfig
 from mapl_edge.errors import OutputError
 from mapl_edge.masks import InspectedArea
-from mapl_edge.verdict import Policy
+from mapl_edge.verdict import Outcome, Policy
 
 if TYPE_CHECKING:  # runtime loads engines' libraries; commands import it when they need it
     from mapl_edge.runtime import AtWork, Inspects, Lane, RunSummary, Sink
@@ -55,7 +55,8 @@ def run(
     trigger: Annotated[
         str | None,
         typer.Option(
-            help="unix:PATH, where other programs trigger, or presence: each part that enters; one verdict each."
+            help="unix:PATH, where other programs trigger, or presence: each part that enters; one verdict each. "
+            "For one camera; for several: station.yaml."
         ),
     ] = None,
     engine_wanted: EngineOption = "auto",
@@ -136,9 +137,13 @@ def _cameras(
     like = station.camera
     if trigger is not None:
         scheme, _, path = trigger.partition(":")
-        if (trigger != "presence" and (scheme != "unix" or not path)) or len(named) > 1 or station.cameras:
+        if trigger != "presence" and (scheme != "unix" or not path):
+            raise typer.BadParameter(f"--trigger: found {trigger!r}, expected unix:PATH or presence")
+        n = len(named) or len(station.cameras)
+        if n > 1 or station.cameras:
             raise typer.BadParameter(
-                f"--trigger: found {trigger!r}, expected unix:PATH or presence, and one camera; for more: station.yaml"
+                f"--trigger on the command line works with one camera, found {n}; for several set trigger: of each "
+                "under cameras: in station.yaml"
             )
         wanted = TriggerConfig(socket=Path(path)) if path else TriggerConfig(presence=PresenceConfig())
         if path or like.trigger is None or like.trigger.presence is None:  # a station's own presence stays as it is
@@ -261,8 +266,11 @@ def _tell_summary(summary: RunSummary, which: str) -> None:
     from mapl_edge.runtime import Drop
 
     counts = ", ".join(f"{n} {outcome.value}" for outcome, n in sorted(summary.verdicts.items()))
-    told = (
-        f"{which}{summary.frames} parts: {counts or 'none'}; {summary.drops[Drop.NEWER]} frames dropped for newer ones"
-    )
+    parts = f"{summary.frames} part{'' if summary.frames == 1 else 's'}"
+    told = f"{which}{parts}: {counts or 'none'}; {summary.drops[Drop.NEWER]} frames dropped for newer ones"
     told += f", {summary.drops[Drop.STOPPED]} at the end" if summary.drops[Drop.STOPPED] else ""
-    people.print(told + (f"; {summary.late_results} results came late" if summary.late_results else ""))
+    told += f"; {summary.late_results} results came late" if summary.late_results else ""
+    if summary.most_frequent_reason is not None:
+        reason, n = summary.most_frequent_reason
+        told += f"; most frequent error ({n} of {summary.verdicts[Outcome.ERROR]}): {reason}"
+    people.print(told, markup=False)

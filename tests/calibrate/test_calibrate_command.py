@@ -172,7 +172,7 @@ def test_labels_that_contradict_the_folder_write_nothing(
     test = line_data / "test"
 
     for good, bad, says in (
-        (calibration_data, test, "holds good parts by its name"),
+        (calibration_data, test / "good", "holds good parts by its name"),
         (test / "scratch", test / "stain", "holds defective parts by its place beside good"),
         (calibration_data, both, "is given as defective, but as a good part too"),
     ):
@@ -182,6 +182,29 @@ def test_labels_that_contradict_the_folder_write_nothing(
 
     assert bundle.calibration_path.read_bytes() == before
     assert not bundle.path.with_name("part.tradeoff.png").exists()
+
+
+def test_every_folder_given_is_used(bundle: Bundle, line_data: Path, calibration_data: Path, tmp_path: Path) -> None:
+    """Two of each kind with files of the same names; the good ones beside the defects are left out, and told."""
+    more, test = tmp_path / "more", line_data / "test"
+    (more / "defects").mkdir(parents=True)
+    shutil.copytree(test / "good", more / "good")
+    for path in (test / "scratch").iterdir():
+        picture = cv2.imread(str(path))
+        assert picture is not None
+        cv2.imwrite(str(more / "defects" / path.name), 255 - picture)
+    bad = "--bad", test / "scratch", "--bad", test, "--bad", more / "defects"
+
+    result = calibrate(bundle.path, "--good", calibration_data, "--good", more / "good", *bad)
+
+    assert result.exit_code == 0, result.exception
+    written = open_bundle(bundle.path).calibration
+    given = [*calibration_data.iterdir(), *(more / "good").iterdir()]
+    assert set(written.pictures.values()) == {sha256_of(path) for path in given}
+    defects = [path for folder in test.iterdir() if folder.name != "good" for path in folder.iterdir()]
+    assert len(written.defects) == len(defects) + len(list((more / "defects").iterdir()))
+    said = f"left out {test / 'good'}: its {len(list((test / 'good').iterdir()))} pictures are good parts by its name"
+    assert said in result.stderr
 
 
 def test_a_review_limit_reaches_the_bundle(bundle: Bundle, calibration_data: Path) -> None:

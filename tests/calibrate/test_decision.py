@@ -59,3 +59,15 @@ def test_costs_are_told_whatever_sets_the_limit() -> None:
     assert [point.rule for point in decision.points] == ["promise", "f1", "cost"]
     assert all(point.cost is not None for point in decision.points)
     assert decision.points[0].cost >= decision.points[2].cost  # type: ignore[operator]
+
+
+def test_a_limit_by_recall_says_which_recall_is_proved() -> None:
+    """Twenty-two defects, all found, prove 1 - 0.05 ** (1 / 22) less; 59 are needed for 95 %, and are enough."""
+    good = [float(i) for i in range(30)]
+    wish = Wish(rule="recall", target_recall=0.95)
+
+    few, enough = (decide(good, [40.0 + i for i in range(n)], wish).lines()[-1] for n in (22, 59))
+
+    assert few == ("recall: 95.0% wished, 87.3% proved (95% confidence); for 95.0% you need 59 defects (37 more)")
+    assert enough == "recall: 95.0% wished, 95.0% proved (95% confidence)"
+    assert not decide(good, [40.0], Wish()).lines()[-1].startswith("recall")

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from mapl_edge.calibrate import Wish, decide, known_verdicts, limits_from_text, warning_of
+from mapl_edge.bundle import Bundle
+from mapl_edge.calibrate import Wish, decide, known_verdicts, limits_from_text, set_limits, warning_of, way_back
 from mapl_edge.calibration import Calibration, Limits, PixelLimit
 from mapl_edge.errors import ConfigError
 
@@ -45,6 +46,35 @@ def test_limits_that_reject_all_or_nothing_are_told(fail: float, bad: tuple[floa
     assert found == expected or (found and expected and found.startswith(expected))
 
 
+def test_a_limit_out_of_reach_is_told_with_a_pixel_limit_too() -> None:
+    """Regions alone decide then."""
+    found = warning_of(calibration(Limits(fail=1e9, pixel=PixelLimit(limit=0.5)), (), levels=(0.4,) * 20))
+
+    assert found
+    assert found.endswith("only a region may stop a defect")
+
+
+def test_the_way_back_leads_past_versions_with_the_same_fault() -> None:
+    """Version 3 rejects all too, 2 is another bundle's, and 1 stops no defect in the second case."""
+    fails = {1: 20.0, 2: 20.0, 3: -1.0, 4: -2.0}
+    history = [calibration(Limits(fail=fail)).model_copy(update={"version": n}) for n, fail in fails.items()]
+    history[1] = history[1].model_copy(update={"model_digest": "b" * 64})
+
+    assert way_back(history[-1], history) == 1
+    history[0] = history[0].model_copy(update={"limits": Limits(fail=50)})
+    assert way_back(history[-1], history) is None
+
+
+def test_limits_in_force_make_no_version(bundle: Bundle) -> None:
+    """Nothing is written where nothing changes."""
+    before = bundle.calibration_path.read_bytes()
+
+    now = set_limits(bundle, limits_from_text("review=none", bundle.calibration.limits, "--set"))
+
+    assert now == bundle.calibration
+    assert bundle.calibration_path.read_bytes() == before
+
+
 def test_known_parts_are_counted() -> None:
     """Of both kinds."""
     told = known_verdicts(calibration(Limits(fail=16.5)))
@@ -66,6 +96,7 @@ def test_a_region_rejects_too() -> None:
     [
         ("fail=nan", "fail is 'nan', expected a finite number"),
         ("review=-inf", "review is '-inf', expected a finite number"),
+        ("fail=2,fail=3", "found fail twice in 'fail=2,fail=3', expected it once"),
         ("fail=1,review=2", r"review \(2.0\) must not lie above fail \(1.0\)"),
     ],
 )

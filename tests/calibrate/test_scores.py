@@ -16,6 +16,8 @@ from mapl_edge.errors import DataError
         pytest.param("picture,Score,Label\na.png,1,good\nb.png,2,scratch\n", (1,), (2,), id="labels"),
         pytest.param("label,score\n0,1\n1,2\nOK,3\n", (1, 3), (2,), id="labels-as-others-write-them"),
         pytest.param("\ufeffscore;label\n1,5;good\n2,5;dent\n", (1.5,), (2.5,), id="german-spreadsheet"),
+        pytest.param("score,verdict\n1,PASS\n", (1,), (), id="all-passed"),
+        pytest.param("score,verdict,label\n1,FAIL,good\n2,PASS,dent\n", (1,), (2,), id="labels-beside-verdicts"),
         pytest.param("score\tlabel\r\n1\tgood\r\n", (1,), (), id="tabs"),
     ],
 )
@@ -39,6 +41,12 @@ def test_columns_and_signs(text: str, good: tuple[float, ...], bad: tuple[float,
         pytest.param(
             b"picture,score,label\ntest/good/1.png,1,dent\n", "folder of good parts but is labelled 'dent'", id="liar"
         ),
+        pytest.param(
+            b"score,verdict\n1,PASS\n2,FAIL\n,ERROR\n",
+            "2 of 3 rows are not PASS in the column verdict, and no column label",
+            id="history",
+        ),
+        pytest.param(b"score;outcome\n1;REVIEW\n", "1 of 1 rows are not PASS in the column outcome", id="outcome"),
         pytest.param(b"\xff\xfe\x00", "cannot be read", id="no-text"),
     ],
 )

@@ -148,3 +148,10 @@ def test_what_makes_no_sense_is_refused(build, says: str) -> None:  # type: igno
     """By name."""
     with pytest.raises(DataError, match=says):
         build()
+
+
+def test_a_cost_of_nothing_has_no_minus_sign() -> None:
+    """Parts that the limit tells apart without an error."""
+    point = Tradeoff(range(10), range(20, 30), costs=Costs(50, 1)).cheapest()
+
+    assert f"{point.cost:g} {point.cost_interval}" == "0 (0.0, 0.0)"

@@ -10,9 +10,9 @@ from mapl_edge.calibration import Limits
 from mapl_edge.contract import InputContract
 from mapl_edge.errors import CameraError, OutputError
 from mapl_edge.frame import Frame
-from mapl_edge.runtime import Drop, Inspection, Inspector, Shot, run
+from mapl_edge.runtime import Drop, Inspection, Inspector, RunSummary, Shot, run
 from mapl_edge.testing import FakeEngine, ManualClock
-from mapl_edge.verdict import Outcome
+from mapl_edge.verdict import Outcome, Verdict
 
 CLOCK = ManualClock()
 
@@ -178,6 +178,25 @@ def test_drops_are_counted_by_cause() -> None:
     assert summary.frames == 1
     assert summary.drops[Drop.STOPPED] == 1
     assert summary.drops[Drop.NEWER] == 48
+
+
+def test_the_most_frequent_reason_is_counted_without_its_figures() -> None:
+    """A reason that names its figures is one kind; other verdicts have none; memory is bounded."""
+    summary = RunSummary()
+    words = [
+        *(f"no frame within {n}.5 ms" for n in range(3)),
+        "a broken picture",
+        *(f"kind {'x' * n}" for n in range(200)),
+    ]
+
+    for error in words:
+        summary.count(Verdict(Outcome.ERROR, 0, "", CLOCK.utc(), None, None, error=error))
+    summary.count(Verdict(Outcome.PASS, 0, "", CLOCK.utc(), 0.1, 0.5))
+
+    assert summary.most_frequent_reason == ("no frame within 0.5 ms", 3)
+    assert summary.verdicts == {Outcome.ERROR: 204, Outcome.PASS: 1}
+    assert len(summary.reasons) == len(summary.examples) == 100
+    assert RunSummary().most_frequent_reason is None
 
 
 def test_a_shot_that_was_made_gets_its_verdict_though_stop_was_set_meanwhile() -> None:

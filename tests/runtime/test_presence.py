@@ -249,6 +249,21 @@ def test_what_stands_for_long_and_a_frozen_picture_are_told() -> None:
     assert "150 pictures in a row are the same" in told[2]
 
 
+@pytest.mark.parametrize(("n", "times"), [(0, 0), (LEARN - 1, 1), (LEARN, 0)])
+def test_a_source_too_short_to_learn_the_belt_is_told_once(n: int, times: int) -> None:
+    """Else nobody knows why a picture with a part got no verdict."""
+    told: list[str] = []
+    presence = Presence(PresenceConfig(), tell=told.append)
+    frame = Belt([]).frame(0.0)
+    for _ in range(n):
+        presence.look(frame)
+
+    for _ in range(2):
+        presence.end()
+
+    assert sum(f"the source ended after {n} frames" in line for line in told) == times
+
+
 class Kept:
     """A sink that keeps inspections."""
 

@@ -16,8 +16,10 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from typer.testing import CliRunner
 
 from mapl_edge.calibration import Limits
+from mapl_edge.cli import app
 from mapl_edge.config import StoreConfig
 from mapl_edge.contract import InputContract
 from mapl_edge.errors import DataError, OutputError
@@ -691,3 +693,23 @@ def test_history_is_filtered(tmp_path: Path) -> None:
     assert [seq for seq, _ in entries(tmp_path, camera="c")] == list(range(6))
     assert [seq for seq, _ in entries(tmp_path, verdict=Outcome.FAIL)] == [1, 3, 5] * 2
     assert [seq for seq, _ in entries(tmp_path, since=middle, verdict=Outcome.PASS)] == [2, 4]
+
+
+def test_history_says_how_many_more_there_are(tmp_path: Path) -> None:
+    """The fifty newest are shown; a count on stderr, which keeps the lines on stdout whole."""
+    clock = ManualClock()
+    store = opened(tmp_path, clock=clock)
+    answer(store, clock, *range(60))
+    answer(store, clock, *range(60, 65), outcome=Outcome.FAIL)
+    store.close()
+
+    with open_history(tmp_path) as past:
+        counts = [past.count(wanted) for wanted in (Wanted(), Wanted(last=3), Wanted(verdict=Outcome.FAIL))]
+    ran, few = (
+        CliRunner().invoke(app, ["history", str(tmp_path), "--json", *more]) for more in ([], ["--verdict", "fail"])
+    )
+
+    assert counts == [65, 65, 5]
+    assert (len(ran.stdout.splitlines()), len(few.stdout.splitlines())) == (50, 5)
+    assert ran.stderr == "50 of 65 shown, the newest; --last 65 for all of them\n"
+    assert few.stderr == ""
