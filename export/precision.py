@@ -292,13 +292,7 @@ class _Form:
         name = node.input[2]
         scale = (np.float64(step) * graph.constants[f"{_plain(node.input[1])}_scale"]).astype(np.float32)
         whole = np.round(graph.constants[name] / scale.astype(np.float64)).astype(np.int32)
-        inputs = [
-            graph.constant(f"{name}_quantized", whole),
-            graph.constant(f"{name}_scale", scale),
-            graph.constant(f"{name}_zero", np.zeros(len(scale), np.int32)),
-        ]
-        node.input[2] = f"{name}_dequantized"
-        return helper.make_node("DequantizeLinear", inputs, [node.input[2]], name=f"{name}_DequantizeLinear", axis=0)
+        return _dequantized(graph, node, 2, whole, scale)
 
     def _weight(self, graph: _Graph, node: NodeProto) -> NodeProto:
         name = node.input[1]
@@ -309,13 +303,16 @@ class _Form:
             scale = np.maximum(scale, np.abs(graph.constants[node.input[2]]) / (step * 2**30))
         scale = scale.astype(np.float32)
         whole = np.round(weight / scale[:, None, None, None]).astype(np.int8)
-        inputs = [
-            graph.constant(f"{name}_quantized", whole),
-            graph.constant(f"{name}_scale", scale),
-            graph.constant(f"{name}_zero", np.zeros(len(scale), np.int8)),
-        ]
-        node.input[1] = f"{name}_dequantized"
-        return helper.make_node("DequantizeLinear", inputs, [node.input[1]], name=f"{name}_DequantizeLinear", axis=0)
+        return _dequantized(graph, node, 1, whole, scale)
+
+
+def _dequantized(graph: _Graph, node: NodeProto, which: int, whole: AnyArray, scale: AnyArray) -> NodeProto:
+    """A constant input of a convolution in whole numbers, a scale for each C_out; the node that reads them."""
+    name = node.input[which]
+    values = {"quantized": whole, "scale": scale, "zero": np.zeros(len(scale), whole.dtype)}
+    inputs = [graph.constant(f"{name}_{what}", value) for what, value in values.items()]
+    node.input[which] = f"{name}_dequantized"
+    return helper.make_node("DequantizeLinear", inputs, [node.input[which]], name=f"{name}_DequantizeLinear", axis=0)
 
 
 def _plain(name: str) -> str:
