@@ -329,7 +329,7 @@ def test_a_signal_stops_cleanly(bundle: Bundle, tmp_path: Path, number: signal.S
     assert process.returncode == 0, words
     verdicts = [json.loads(line) for line in out.read_text().splitlines()]
     assert [v["seq"] for v in verdicts] == list(range(len(verdicts)))
-    assert f"{len(verdicts)} parts" in words.decode()
+    assert f"{len(verdicts)} part{'s' * (len(verdicts) != 1)}:" in words.decode()
 
 
 def test_a_hangup_takes_new_limits_over_without_a_restart(bundle: Bundle, tmp_path: Path) -> None:

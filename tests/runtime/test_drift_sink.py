@@ -96,6 +96,7 @@ def test_a_disk_that_refuses_does_not_stop_the_line(tmp_path: Path, caplog: pyte
     watch = sink(told, events=tmp_path / "file" / "drift.jsonl")
     for seq in range(100):
         watch.emit(inspection(seq, darker=3.0))
+    watch.close()
 
     assert len(told) == 1
     assert "cannot write" in caplog.text or "file" in caplog.text
