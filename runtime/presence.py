@@ -1,4 +1,4 @@
-"""Presence: a part enters the picture of a camera that runs free; its frame nearest to the middle is its trigger.
+"""Presence: a part enters the picture of a camera that runs free; a frame near the middle is its trigger.
 
     frame ─► cells, 64 along the belt x 32 across ─► those unlike the empty belt ─► spans along it ─► parts, followed
 

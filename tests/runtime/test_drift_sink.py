@@ -84,6 +84,7 @@ def test_only_parts_that_passed_are_followed(outcome: Outcome) -> None:
     watch = sink(told)
     for seq in range(200):
         watch.emit(inspection(seq, darker=3.0, outcome=outcome))
+    watch.close()
 
     assert watch.drift.parts == 0
     assert not told
