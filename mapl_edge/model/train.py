@@ -39,7 +39,7 @@ from mapl_edge.model.encoder import Encoder, pretrained_encoder
 from mapl_edge.model.frozen import Encode, frozen
 from mapl_edge.model.optimise import Optimised, best_of, optimise
 from mapl_edge.model.simulate import Simulator
-from mapl_edge.model.validation import FIRST_NUMBER, Validation
+from mapl_edge.model.validation import FIRST_NUMBER, DistanceScore, Validation
 from mapl_edge.picture import picture_from_file
 from mapl_edge.prepare import prepare, prepared_mask
 from mapl_edge.verdict import utc_text
@@ -233,10 +233,11 @@ def _with_memory(
 ) -> tuple[TrainConfig, Detector, Bank]:
     """The settings with nothing left open, and a detector with a filled memory.
 
-    Of the scopes and position weights that the settings leave open that one is taken whose distance alone tells
-    held-out normals from simulated defects best.
+    Of the scopes and position weights that the settings leave open, first comes the one that supposes least about where
+    parts lie. A later one takes its place only where its distance alone tells held-out normals from simulated defects
+    better by more than a standard error of that difference: less may be chance.
     """
-    best: tuple[float, TrainConfig, Detector, Bank] | None = None
+    kept: tuple[DistanceScore, TrainConfig, Detector, Bank] | None = None
     choices = memory_choices(config)
     for done, decided in enumerate(choices):
         progress("filling the memory", done, len(choices))
@@ -250,19 +251,19 @@ def _with_memory(
         bank.fill(detector, encode)
         validation.compare(detector, encode)
         score = validation.distance_score()
-        logger.info("memory %s, position weight %s: %.4f", decided.memory, decided.position_weight, score)
-        if best is None or score > best[0]:
-            best = score, decided, detector, bank
+        logger.info("memory %s, position weight %s: %.4f", decided.memory, decided.position_weight, score.all)
+        if kept is None or score.clearly_above(kept[0]):
+            kept = score, decided, detector, bank
     progress("filling the memory", len(choices), len(choices))
-    assert best is not None
-    validation.compare(best[2], encode)
-    return best[1:]
+    assert kept is not None
+    validation.compare(kept[2], encode)
+    return kept[1:]
 
 
 def memory_choices(config: TrainConfig) -> list[TrainConfig]:
-    """All ways to decide what the settings leave open about the memory."""
+    """All ways to decide what the settings leave open about the memory; what supposes least about place comes first."""
     choices = []
-    for scope in ("image", "patch") if config.memory == "auto" else (config.memory,):
+    for scope in ("patch", "image") if config.memory == "auto" else (config.memory,):
         open_weights = POSITION_WEIGHTS if scope == "patch" else (0.0,)
         weights = open_weights if config.position_weight is None else (config.position_weight,)
         choices += [config.model_copy(update={"memory": scope, "position_weight": weight}) for weight in weights]

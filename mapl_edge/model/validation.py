@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import numpy as np
 import torch
 from torch import Tensor
 
-from mapl_edge.arrays import IntArray, UInt8Array
+from mapl_edge.arrays import BoolArray, Float64Array, IntArray, UInt8Array
 from mapl_edge.interference import Interference
 from mapl_edge.metrics import auroc, average_precision
 from mapl_edge.model.bank import Bank
@@ -17,7 +19,34 @@ from mapl_edge.model.simulate import Simulator
 
 SIMULATED_PER_PICTURE = 2
 FIRST_NUMBER = 1 << 40  # simulations for validation are numbered from here, far from those trained on
+GROUPS = 20  # of normals that are left out in turn to tell how far chance moves a score
 STEP = 4  # of the map's pixels every fourth in both directions is measured: maps are no finer
+
+
+@dataclass(frozen=True)
+class DistanceScore:
+    """How well a distance tells held-out normals from simulated defects.
+
+    Attributes:
+        all: 0 to 1, on all pictures.
+        without: float64 (G,), with a group of normals and all that was made from them left out, for each group;
+            none where there is only one normal.
+    """
+
+    all: float
+    without: Float64Array
+
+    def clearly_above(self, other: DistanceScore) -> bool:
+        """Whether this one, of the same pictures, is better by more than one standard error of the difference.
+
+        The error is the jackknife's over the groups (Efron & Stein, 1981, "The jackknife estimate of variance").
+        """
+        n = len(self.without)
+        if n < 2:
+            return False
+        differences = self.without - other.without
+        error = float(np.sqrt((n - 1) / n * np.sum((differences - differences.mean()) ** 2)))
+        return self.all - other.all > error
 
 
 class Validation:
@@ -91,13 +120,20 @@ class Validation:
             "validation_score": (image_ap + pixel_ap) / 2,
         }
 
-    def distance_score(self) -> float:
+    def distance_score(self) -> DistanceScore:
         """How well the distance alone does so: mean of image AUROC and pixel AP, at stride 8."""
         distance = torch.cat([part.distance for part in self._compared])[:, 0].numpy()
         n, h, w = distance.shape
-        cells = self.masks.reshape(n, h, 8, w, 8).max((2, 4))
-        by_picture = auroc(self.masks.any((1, 2)), distance.reshape(n, -1).max(1))
-        return (by_picture + average_precision(cells.ravel() > 0, distance.ravel())) / 2
+        cells: BoolArray = np.asarray(self.masks.reshape(n, h, 8, w, 8).max((2, 4)) > 0)
+        positive: BoolArray = self.masks.any((1, 2))
+
+        def score(those: BoolArray) -> float:
+            by_picture = auroc(positive[those], distance[those].reshape(those.sum(), -1).max(1))
+            return (by_picture + average_precision(cells[those].ravel(), distance[those].ravel())) / 2
+
+        groups = np.unique(self.own.numpy(), return_inverse=True)[1] % GROUPS
+        without = [score(groups != group) for group in np.unique(groups)] if len(np.unique(groups)) > 1 else []
+        return DistanceScore(score(np.ones(n, bool)), np.array(without))
 
     def golden(self, detector: Detector, count: int) -> UInt8Array:
         """Pictures to prove engines with, uint8 (count, H, W, 3), normal and anomalous.

@@ -4,10 +4,12 @@ from typing import Any, cast
 
 import numpy as np
 import pytest
+import scipy.stats
 import torch
 from conftest import TINY
 from torch import Tensor, nn
 
+from mapl_edge.arrays import Float64Array
 from mapl_edge.config import TrainConfig
 from mapl_edge.metrics import auroc, average_precision
 from mapl_edge.model.bank import Bank
@@ -15,7 +17,7 @@ from mapl_edge.model.detector import Detector, empty_memory
 from mapl_edge.model.encoder import empty_encoder
 from mapl_edge.model.frozen import Encode
 from mapl_edge.model.simulate import Simulator
-from mapl_edge.model.validation import SIMULATED_PER_PICTURE, Validation
+from mapl_edge.model.validation import SIMULATED_PER_PICTURE, DistanceScore, Validation
 from mapl_edge.testing import SyntheticLine
 
 PICTURES = np.stack([SyntheticLine(seed=2, size_hw=(96, 64)).good(i).image for i in range(8)])
@@ -74,8 +76,51 @@ def test_distance_score_is_auroc_and_ap_of_the_distance(memory: str) -> None:
 
     by_picture = auroc(validation.masks.any((1, 2)), distance.max((1, 2)))
     by_place = average_precision(np.array(defective).ravel(), distance.ravel())
-    assert score == pytest.approx((by_picture + by_place) / 2, abs=1e-6)
+    assert score.all == pytest.approx((by_picture + by_place) / 2, abs=1e-6)
     assert 0 < np.sum(defective) < np.size(defective)
+
+
+def test_scores_without_a_group_are_those_of_the_others_pictures() -> None:
+    """A normal and what was simulated on it are left out together, once each."""
+    detector, encode = made(memory="patch")
+    numbers = np.array([5, 6, 7])
+    validation = Validation(PICTURES[numbers], numbers, Simulator(0), disturb=False)
+    validation.compare(detector, encode)
+    others = []
+    for left_out in numbers:
+        kept = numbers[numbers != left_out]
+        fewer = Validation(PICTURES[numbers], numbers, Simulator(0), disturb=False)
+        those = np.isin(fewer.own.numpy(), kept)
+        fewer.pictures, fewer.masks, fewer.own = fewer.pictures[those], fewer.masks[those], fewer.own[those]
+        fewer.compare(detector, encode)
+        others.append(fewer.distance_score().all)
+
+    assert validation.distance_score().without == pytest.approx(others, abs=1e-6)
+
+
+def test_one_score_is_clearly_above_another_by_a_standard_error() -> None:
+    """Of a mean over groups the jackknife's error is s / sqrt(n) exactly."""
+    rng = np.random.default_rng(0)
+    ours, theirs = rng.normal(0.6, 0.1, 20), rng.normal(0.6, 0.1, 20)
+    error = scipy.stats.sem(ours - theirs)
+
+    def score(values: Float64Array) -> DistanceScore:
+        return DistanceScore(values.mean(), np.array([np.delete(values, k).mean() for k in range(len(values))]))
+
+    gap = error - (ours - theirs).mean()
+    assert score(ours + gap + 1e-6).clearly_above(score(theirs))
+    assert not score(ours + gap - 1e-6).clearly_above(score(theirs))
+
+
+def test_one_normal_shows_nothing_clearly() -> None:
+    """Chance cannot be told, so what supposes less stays."""
+    detector, encode = made(memory="patch")
+    validation = Validation(PICTURES[7:], np.array([7]), Simulator(0), disturb=False)
+    validation.compare(detector, encode)
+    score = validation.distance_score()
+
+    assert score.without.size == 0
+    assert not score.clearly_above(DistanceScore(-1.0, score.without))
 
 
 @pytest.mark.parametrize("changes", [{}, {"distance": False}, {"decoder_stride": 1}], ids=["evidence", "plain", "fine"])
