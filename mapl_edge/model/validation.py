@@ -125,7 +125,7 @@ class Validation:
         distance = torch.cat([part.distance for part in self._compared])[:, 0].numpy()
         n, h, w = distance.shape
         cells: BoolArray = np.asarray(self.masks.reshape(n, h, 8, w, 8).max((2, 4)) > 0)
-        positive: BoolArray = self.masks.any((1, 2))
+        positive: BoolArray = np.asarray(self.masks.any((1, 2)))
 
         def score(those: BoolArray) -> float:
             by_picture = auroc(positive[those], distance[those].reshape(those.sum(), -1).max(1))
