@@ -36,7 +36,7 @@ from mapl_edge.engine_record import (
     write_record,
 )
 from mapl_edge.errors import BackendError, BundleError, ParityError
-from mapl_edge.export.precision import fp16_from_onnx, int8_from_onnx
+from mapl_edge.export.precision import Int8Graph, fp16_from_onnx
 from mapl_edge.export.search_graph import Form, search_in_form
 from mapl_edge.export.tensorrt_builder import engine_from_onnx
 from mapl_edge.files import new_folder, sha256_of
@@ -50,8 +50,17 @@ MAX_AUROC_LOSS = 0.002
 # most (z = 1, an AUROC of 0.84). So 0.13 costs 0.002, which the AUROC of a few dozen pictures does not show.
 MAX_NOISE = 0.13
 MAX_LIBRARY_ERROR = 0.2
-INT8_SPARED = (0.0, 0.25, 0.5, 0.75, 1.0)  # shares of the encoder that stay float32, tried in this order
-CALIBRATED = 24  # normal pictures that int8 takes its ranges from, besides the golden ones
+INT8_SPARED = (
+    0.11,
+    0.2,
+    0.26,
+    0.34,
+    0.42,
+    0.55,
+    0.7,
+    1.0,
+)  # shares of the encoder that stay float32, tried in this order
+CALIBRATED = 64  # normal pictures that int8 takes its ranges from, besides the golden ones
 TIMED = 30  # frames, in turns with fp32
 PACKAGES: Mapping[Backend, str] = {
     "onnxruntime": "onnxruntime",
@@ -109,12 +118,13 @@ def add_engine(
     (bundle.path / ENGINES).mkdir(exist_ok=True)
     with new_folder(bundle.path / ENGINES / kind.name, RECORD, overwrite=overwrite) as work:
         attempts = INT8_SPARED if precision == "int8" else (0.0,)
+        watched: dict[str, Int8Graph] = {}
         for attempt, spared in enumerate(attempts, start=1):
             progress(f"making {kind.name}", attempt - 1, len(attempts))
             for made in work.iterdir():
                 made.unlink()
             for part in GRAPHS[graph]:
-                _convert(kind, part, spared, work)
+                _convert(kind, part, spared, work, watched)
             cost, answers = _cost_on_device(kind, work, open_engine)
             too_dear = _too_dear(cost)
             if not too_dear or force:
@@ -150,8 +160,11 @@ class _Kind:
         return self.backend.startswith("tensorrt")
 
 
-def _convert(kind: _Kind, part: str, spared: float, work: Path) -> None:
-    """Write one graph in the form that the library takes; nothing where the bundle's own will do."""
+def _convert(kind: _Kind, part: str, spared: float, work: Path, watched: dict[str, Int8Graph]) -> None:
+    """Write one graph in the form that the library takes; nothing where the bundle's own will do.
+
+    Graphs that are to be int8 are watched at work once and then kept in `watched`.
+    """
     source, made = kind.bundle.path / f"{part}.onnx", work / f"{part}.onnx"
     # An encoder in fp16 finds other neighbours: in the split graphs as in the fused one it stays as it is.
     precision = "fp32" if kind.precision == "fp16" and part == "encoder" else kind.precision
@@ -163,8 +176,9 @@ def _convert(kind: _Kind, part: str, spared: float, work: Path) -> None:
     elif precision == "int8":
         bits: Literal[7, 8] = 8 if kind.is_compiled or _has_vnni() else 7
         form: Literal["cpu", "tensorrt"] = "tensorrt" if kind.is_compiled else "cpu"
-        spared = 0.0 if part == "decoder" else spared
-        int8_from_onnx(source, made, _feeds(kind.bundle, part), form, spared=spared, weight_bits=bits)
+        if part not in watched:
+            watched[part] = Int8Graph(source, _feeds(kind.bundle, part), form, weight_bits=bits)
+        watched[part].write(made, 0.0 if part == "decoder" else spared)
     if kind.is_compiled:
         engine_from_onnx(
             made if made.is_file() else source,

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, TypeAlias
 
@@ -19,6 +19,7 @@ from onnx import NodeProto, TensorProto, helper, numpy_helper
 
 from mapl_edge.arrays import AnyArray
 from mapl_edge.errors import BackendError, DataError
+from mapl_edge.export.rounding import Inputs, inputs_of, mean_error, rounded
 
 Feed: TypeAlias = Mapping[str, AnyArray]
 
@@ -105,50 +106,65 @@ def fp16_from_onnx(path: Path, out: Path, *, exact_search: bool = True) -> None:
     onnx.save(graph.rewritten(nodes), out)
 
 
-def int8_from_onnx(
-    path: Path,
-    out: Path,
-    feeds: Iterable[Feed],
-    target: Literal["cpu", "tensorrt"] = "cpu",
-    *,
-    spared: float = 0.0,
-    weight_bits: Literal[7, 8] = 8,
-) -> Quantised:
-    """Write a graph whose convolutions compute in int8, as pairs of QuantizeLinear and DequantizeLinear.
+class Int8Graph:
+    """A float32 graph that was watched at work, to be written with convolutions in int8.
 
-    The first ones may stay float32: what they round goes through all others and into every distance, while the last
-    ones cost next to no accuracy. What lies together needs no conversion in between.
+    They become pairs of QuantizeLinear and DequantizeLinear. The first ones may stay float32: what they round goes
+    through all others and into every distance, while the last ones cost next to no accuracy. What lies together needs
+    no conversion in between. Weights are rounded together (`mapl_edge.export.rounding`), and biases make good what that
+    gets wrong on average.
 
     Args:
         path: a fused, encoder-only or decoder-only graph in float32.
-        out: the file to write.
         feeds: the graph's inputs by name, one feed for each of a few dozen pictures. Beyond what 9,998
             of 10,000 values lie within they are cut, so a few feeds should show (simulated) defects.
         target: "cpu", for ONNX Runtime and OpenVINO: uint8 activations, before and after each convolution. "tensorrt":
             int8 activations without offset, before each convolution.
-        spared: 0 to 1, the share of the convolutions' work that stays float32, the first ones; in a fused graph of the
-            work before the search.
         weight_bits: 7 for CPUs with AVX2 and no VNNI, where the sum of two products of 8 bits overflows.
 
     Raises:
         DataError: there are no feeds.
         BackendError: the graph has no convolution.
     """
-    kept = list(feeds)
-    if not kept:
-        raise DataError("int8 needs pictures to learn the range of values from, found none; give a few dozen good ones")
-    graph = _Graph(onnx.load(path), path)
-    ranges, work = _measured(graph, kept)
-    before = graph.before("ArgMin")
-    first = {name: work[name] for name in work if name in before} or work
-    done, chosen = 0.0, set(work) - set(first)
-    for name, each in first.items():
-        done += each
-        if done > spared * sum(first.values()) * (1 + 1e-9):
-            chosen.add(name)
-    form = _Form(target == "cpu", 2 ** (weight_bits - 1) - 1, ranges)
-    onnx.save(form.quantised(graph, chosen), out)
-    return Quantised(len(chosen), len(work))
+
+    def __init__(
+        self,
+        path: Path,
+        feeds: Iterable[Feed],
+        target: Literal["cpu", "tensorrt"] = "cpu",
+        *,
+        weight_bits: Literal[7, 8] = 8,
+    ) -> None:
+        kept = list(feeds)
+        if not kept:
+            raise DataError(
+                "int8 needs pictures to learn the range of values from, found none; give a few dozen good ones"
+            )
+        self._path = path
+        graph = self._graph()
+        ranges, self._work, inputs = _measured(graph, kept)
+        before = graph.before("ArgMin")
+        self._first = {name: work for name, work in self._work.items() if name in before} or self._work
+        self._form = _Form(target == "cpu", 2 ** (weight_bits - 1) - 1, ranges, inputs)
+
+    def write(self, out: Path, spared: float = 0.0) -> Quantised:
+        """Write it.
+
+        Args:
+            out: the file to write.
+            spared: 0 to 1, the share of the convolutions' work that stays float32, the first ones; in a fused graph of
+                the work before the search.
+        """
+        done, chosen = 0.0, set(self._work) - set(self._first)
+        for name, each in self._first.items():
+            done += each
+            if done > spared * sum(self._first.values()) * (1 + 1e-9):
+                chosen.add(name)
+        onnx.save(self._form.quantised(self._graph(), chosen), out)
+        return Quantised(len(chosen), len(self._work))
+
+    def _graph(self) -> _Graph:
+        return _Graph(onnx.load(self._path), self._path)
 
 
 _HALF_ENDS = {"lowest": -HALF_LIMIT, "highest": HALF_LIMIT}
@@ -221,11 +237,14 @@ class _Form:
             only, int8 without.
         weight_max: the largest weight as an integer.
         ranges: between which all but rare values of each activation lie.
+        inputs: what convolutions read, by their names; the weights of others are rounded each by itself.
     """
 
     both_sides: bool
     weight_max: int
     ranges: Mapping[str, tuple[float, float]]
+    inputs: Mapping[str, Inputs]
+    _whole: dict[str, AnyArray] = field(default_factory=dict)  # weights that were rounded already
 
     def quantised(self, graph: _Graph, chosen: set[str]) -> Any:
         """The model with the convolutions of these names in int8; uses `graph` up."""
@@ -295,15 +314,25 @@ class _Form:
         return _dequantized(graph, node, 2, whole, scale)
 
     def _weight(self, graph: _Graph, node: NodeProto) -> NodeProto:
-        name = node.input[1]
-        weight = graph.constants[name]  # (C_out, C_in / groups, h, w), a scale for each C_out
+        """Round its weights, and take what that gets wrong on average off its bias."""
+        weight, inputs = graph.constants[node.input[1]], self.inputs.get(node.name)
         scale = np.maximum(np.abs(weight).max(axis=(1, 2, 3)) / self.weight_max, 1e-10)
-        if self.both_sides and len(node.input) > 2:  # a bias must not need more than 32 bits in steps of the products
+        biased = len(node.input) > 2
+        if self.both_sides and biased:  # a bias must not need more than 32 bits in steps of the products
             step, _ = self._steps(_plain(node.input[0]))
             scale = np.maximum(scale, np.abs(graph.constants[node.input[2]]) / (step * 2**30))
         scale = scale.astype(np.float32)
-        whole = np.round(weight / scale[:, None, None, None]).astype(np.int8)
-        return _dequantized(graph, node, 1, whole, scale)
+        if node.name not in self._whole:
+            self._whole[node.name] = (
+                np.round(weight / scale[:, None, None, None])
+                if inputs is None
+                else rounded(weight, scale, self.weight_max, inputs, biased=biased)
+            )
+        whole = self._whole[node.name]
+        if inputs is not None and biased:
+            right = graph.constants[node.input[2]] - mean_error(weight, whole, scale, inputs)
+            node.input[2] = graph.constant(f"{node.name}_bias", right.astype(np.float32))
+        return _dequantized(graph, node, 1, whole.astype(np.int8), scale)
 
 
 def _dequantized(graph: _Graph, node: NodeProto, which: int, whole: AnyArray, scale: AnyArray) -> NodeProto:
@@ -319,8 +348,10 @@ def _plain(name: str) -> str:
     return name.removesuffix("_dequantized")
 
 
-def _measured(graph: _Graph, feeds: Sequence[Feed]) -> tuple[dict[str, tuple[float, float]], dict[str, float]]:
-    """Between what the activations around convolutions lie, and the work of each convolution by its name."""
+def _measured(
+    graph: _Graph, feeds: Sequence[Feed]
+) -> tuple[dict[str, tuple[float, float]], dict[str, float], dict[str, Inputs]]:
+    """Between what the activations around convolutions lie; of each convolution by its name its work and its inputs."""
     around = {name for node in graph.convolutions for name in (node.input[0], node.output[0])}
     around |= {act.output[0] for node in graph.convolutions if (act := graph.activation(node))}
     names = sorted(around)
@@ -331,6 +362,8 @@ def _measured(graph: _Graph, feeds: Sequence[Feed]) -> tuple[dict[str, tuple[flo
     rng = np.random.default_rng(0)
     seen: dict[str, list[AnyArray]] = {name: [] for name in names}
     sizes: dict[str, int] = {}
+    known = {node.name: inputs_of(node, graph.constants[node.input[1]]) for node in graph.convolutions}
+    inputs = {name: found for name, found in known.items() if found is not None}
     for feed in feeds:
         hidden = [name for name in names if name not in feed]
         values = dict(zip(hidden, session.run(hidden, dict(feed)), strict=True)) | dict(feed)
@@ -338,6 +371,9 @@ def _measured(graph: _Graph, feeds: Sequence[Feed]) -> tuple[dict[str, tuple[flo
             sizes[name] = values[name].size
             some = values[name].ravel()
             seen[name].append(some if some.size <= _SEEN else some[rng.integers(0, some.size, _SEEN)])
+        for node in graph.convolutions:
+            if node.name in inputs:
+                inputs[node.name].add(values[node.input[0]], rng)
     ranges: dict[str, tuple[float, float]] = {}
     for name, parts in seen.items():
         low, high = np.quantile(np.concatenate(parts), [_RARE, 1 - _RARE])
@@ -346,7 +382,7 @@ def _measured(graph: _Graph, feeds: Sequence[Feed]) -> tuple[dict[str, tuple[flo
     for node in graph.convolutions:
         before, after = sizes[node.input[0]], sizes[node.output[0]]
         work[node.name] = float(after * graph.constants[node.input[1]][0].size + _ELEMENT_MACS * (before + after))
-    return ranges, work
+    return ranges, work, inputs
 
 
 def _session(model: Any) -> Any:

@@ -22,7 +22,7 @@ def spatial_attention(differences: Sequence[Tensor]) -> list[Tensor]:
     Returns:
         Three maps (B, 1, H, W), finest first.
     """
-    means = [level.mean(1, keepdim=True) for level in differences]
+    means = [_channel_mean(level) for level in differences]
     m3 = means[2]  # Eq. 9
     m2 = means[1] * upsample(m3, 2)  # Eq. 10
     m1 = means[0] * upsample(m2, 2)  # Eq. 11
@@ -141,6 +141,12 @@ def conv_block(c_in: int, c_out: int, kernel: int = 3) -> nn.Module:
     return nn.Sequential(
         nn.Conv2d(c_in, c_out, kernel, padding=kernel // 2, bias=False), nn.BatchNorm2d(c_out), nn.LeakyReLU(0.1)
     )
+
+
+def _channel_mean(x: Tensor) -> Tensor:
+    """(B, C, H, W) → (B, 1, H, W); as a product, which libraries compute several times as fast as their means."""
+    b, c, h, w = x.shape
+    return (torch.full((1, c), 1 / c, device=x.device) @ x.flatten(2)).view(b, 1, h, w)
 
 
 def upsample(x: Tensor, factor: int) -> Tensor:

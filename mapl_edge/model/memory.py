@@ -298,12 +298,14 @@ class PatchMemory(Memory):
     def _at(self, features: Sequence[Tensor], index: Tensor, described: Tensor) -> Match:
         b, _, h, w = features[1].shape
         index = index.view(-1)  # (B·h·w,)
-        distance = (_places(described) - self.descriptors[index]).square().sum(1).div(self.spread[index]).sqrt()
-        columns = self.columns[index].view(b, h, w, -1).permute(0, 3, 1, 2)  # (B, D, h, w)
+        # index_select is a plain Gather when exported, indexing a dearer GatherND
+        away = _places(described) - self.descriptors.index_select(0, index)
+        distance = (away * away).sum(1).div(self.spread.index_select(0, index)).sqrt()
+        columns = self.columns.index_select(0, index).view(b, h, w, -1).permute(0, 3, 1, 2)  # (B, D, h, w)
         c1, c2, _ = self.channels
         fine, middle, coarse = columns[:, : 4 * c1], columns[:, 4 * c1 : 4 * c1 + c2], columns[:, 4 * c1 + c2 :]
         values = [F.pixel_shuffle(fine, 2), middle, F.avg_pool2d(coarse, 2)]
-        return Match(values, distance.view(b, 1, h, w), self.source[index].view(b, h, w))
+        return Match(values, distance.view(b, 1, h, w), self.source.index_select(0, index).view(b, h, w))
 
 
 def descriptors(features: Sequence[Tensor]) -> Tensor:

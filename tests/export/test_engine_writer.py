@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import onnx
 import pytest
@@ -45,6 +47,19 @@ def test_an_fp32_engine_costs_nothing(bundle: Bundle) -> None:
     assert record.cost.score_error <= 1e-4
 
 
+def in_place_of_int8(write: Callable[[Path, Path], None]) -> Callable[..., Any]:
+    """A precision that writes what it is told to."""
+
+    class Written:
+        def __init__(self, path: Path, *rest: object, **more: object) -> None:
+            self.path = path
+
+        def write(self, out: Path, spared: float) -> None:
+            write(self.path, out)
+
+    return Written
+
+
 def upside_down(path: Path, out: Path, *rest: object, **more: object) -> None:
     """A precision that turns the ranking round: good parts score high."""
     model = onnx.load(path)
@@ -57,7 +72,7 @@ def upside_down(path: Path, out: Path, *rest: object, **more: object) -> None:
 
 def test_a_precision_that_costs_auroc_is_refused_unless_forced(bundle: Bundle, monkeypatch: pytest.MonkeyPatch) -> None:
     """With both figures, and nothing is left behind."""
-    monkeypatch.setattr(engine_writer, "int8_from_onnx", upside_down)
+    monkeypatch.setattr(engine_writer, "Int8Graph", in_place_of_int8(upside_down))
 
     with pytest.raises(ParityError, match=r"image AUROC falls from \d\.\d+ to \d\.\d+.*--force"):
         add_engine(bundle, "onnxruntime", "int8", engine_of)
@@ -87,7 +102,7 @@ def noisy(path: Path, out: Path, *rest: object, **more: object) -> None:
 
 def test_a_precision_that_is_noisy_is_refused_unless_forced(bundle: Bundle, monkeypatch: pytest.MonkeyPatch) -> None:
     """Where few validation pictures happen to keep their AUROC, others would not."""
-    monkeypatch.setattr(engine_writer, "int8_from_onnx", noisy)
+    monkeypatch.setattr(engine_writer, "Int8Graph", in_place_of_int8(noisy))
     monkeypatch.setattr(engine_writer, "auroc", lambda positive, scores: 0.9)
 
     with pytest.raises(ParityError, match=r"move by \d+\.\d+ of their deviation, expected at most 0\.13.*--force"):
