@@ -2,10 +2,16 @@
 
     python bench/cameras.py bottle.mapl [--cameras 4] [--fps 5] [--budget-ms 250] [--seconds 60] [--threads 2] [--json]
 
-Cameras of the synthetic line, each with a phase of its own, over one engine: all alive; one dead (its library hangs
-after its first picture); one slow (its sink takes a second for each verdict); and one left out, since an engine that
-is asked less often is slower each time. What else the machine does falls on all alike, since the stations take turns of
-`--slice` seconds. Shown are the cameras beside the one in trouble, and their p99 beside that of the others.
+Cameras of the synthetic line over one engine: all alive, and the same again, which shows what chance alone does; one
+dead (its library hangs after its first picture); one slow (its sink takes a second for each verdict); and one left out,
+since an engine that is asked less often is slower each time. What else the machine does falls on all alike, since the
+stations take turns of `--slice` seconds. Shown are the cameras beside the one in trouble, and their p99 beside that of
+the others, with an interval of 95 % by drawing turns again (bootstrap).
+
+Each camera has a phase of its own. By default it is drawn anew for each turn, the same for all its stations: cameras
+that nobody synchronises meet now and then. With `--phases even` they come one after the other at equal times, so none
+ever waits for another, until one of them is slow and no longer comes in its turn. `--call-ms 22` puts a double in the
+engine's place that takes so long and no processor: what is left is waiting for each other.
 """
 
 from __future__ import annotations
@@ -17,7 +23,7 @@ import platform
 import threading
 import time
 from collections import Counter, defaultdict
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from pathlib import Path
 
@@ -30,6 +36,7 @@ from mapl_edge.bundle import open_bundle
 from mapl_edge.calibration import Limits
 from mapl_edge.clock import SystemClock
 from mapl_edge.config import CameraConfig
+from mapl_edge.engine import Engine
 from mapl_edge.frame import Frame
 from mapl_edge.runtime import (
     Camera,
@@ -44,11 +51,12 @@ from mapl_edge.runtime import (
     source_from_uri,
 )
 from mapl_edge.runtime.camera import LiveCamera
-from mapl_edge.testing import HangingDevice
+from mapl_edge.testing import HangingDevice, HangingEngine
 from mapl_edge.verdict import Outcome
 
-STATIONS = ("all alive", "one left out", "one dead", "one slow")
+STATIONS = ("all alive", "one left out", "all alive again", "one dead", "one slow")
 SLOW_S = 1.0
+DRAWN = 2_000  # times that the turns are drawn again
 
 
 class Paced:
@@ -98,6 +106,19 @@ def hanging_camera(images: list[UInt8Array]) -> Source:
     return LiveCamera("0", lambda: HangingDevice(images[:1]), CameraConfig(stale_after_s=1.0), tell=lambda line: None)
 
 
+def over_of(turns: list[list[float]], control: list[list[float]]) -> tuple[float, float, float]:
+    """The p99 of one station over that of another, and its interval of 95 % where turns are drawn again, in pairs."""
+
+    def ratio(drawn: Sequence[int]) -> float:
+        p99, other = (np.percentile(np.concatenate([each[i] for i in drawn]), 99) for each in (turns, control))
+        return float(p99 / other)
+
+    rng, n = np.random.default_rng(0), len(turns)
+    ratios = [ratio(rng.integers(0, n, n).tolist()) for _ in range(DRAWN)]
+    low, high = np.percentile(ratios, [2.5, 97.5])
+    return ratio(range(n)), float(low), float(high)
+
+
 def main() -> None:
     """Measure and print one table (stderr), and with --json one object (stdout)."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -108,6 +129,9 @@ def main() -> None:
     parser.add_argument("--seconds", type=float, default=60.0, help="of each station, in all")
     parser.add_argument("--slice", type=float, default=10.0, help="seconds of a turn")
     parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--call-ms", type=float, help="of an engine double in place of the bundle's")
+    parser.add_argument("--phases", choices=("random", "even"), default="random")
+    parser.add_argument("--seed", type=int, default=0, help="of the phases")
     parser.add_argument("--json", action="store_true")
     args = parser.parse_args()
 
@@ -115,16 +139,25 @@ def main() -> None:
     inspector_of = partial(Inspector, contract=bundle.contract, limits=Limits(fail=0.0))  # no matter how it judges
     shots = source_from_uri("line:?parts=20").shots()
     images = [shot.image for shot in shots if isinstance(shot, Frame)]
-    ms: dict[str, list[float]] = defaultdict(list)
+    ms: dict[str, list[list[float]]] = {station: [] for station in STATIONS}  # of each turn
+    rng = np.random.default_rng(args.seed)
     outcomes: dict[str, Counter[Outcome]] = defaultdict(Counter)
-    with Watchdog([lambda: FusedEngine(bundle.model_path, args.threads)]) as watchdog:
+
+    def open_engine() -> Engine:
+        if args.call_ms is None:
+            return FusedEngine(bundle.model_path, args.threads)
+        return HangingEngine(before=lambda call: time.sleep(args.call_ms / 1e3))
+
+    with Watchdog([open_engine]) as watchdog:
         for turn in range(max(1, round(args.seconds / args.slice))):
+            even = np.arange(args.cameras) / args.cameras
+            phases = even if args.phases == "even" else rng.random(args.cameras)
             for station in STATIONS[turn % len(STATIONS) :] + STATIONS[: turn % len(STATIONS)]:
                 sinks = [Latencies(station == "one slow" and index == 0) for index in range(args.cameras)]
                 cameras = []
                 for index, sink in enumerate(sinks):
                     open_source: Callable[[], Source] = partial(
-                        Paced, images, args.fps, index / args.cameras, args.slice
+                        Paced, images, args.fps, float(phases[index]), args.slice
                     )
                     if station == "one dead" and index == 0:
                         open_source = partial(hanging_camera, images)
@@ -135,10 +168,11 @@ def main() -> None:
                 timer.start()
                 run_cameras(cameras[1:] if station == "one left out" else cameras, stop)
                 timer.cancel()
-                for sink in sinks[1:]:  # camera 0 is the one that dies or is slow
-                    ms[station] += sink.ms
+                ms[station].append([each for sink in sinks[1:] for each in sink.ms])  # camera 0 is the one in trouble
+                for sink in sinks[1:]:
                     outcomes[station] += sink.outcomes
 
+    engine = f"{args.threads} threads" if args.call_ms is None else f"an engine double of {args.call_ms:g} ms"
     table = Table(
         "station",
         "parts of the others",
@@ -147,30 +181,20 @@ def main() -> None:
         "p99 ms",
         "p99 / all alive",
         "p99 / one left out",
-        title=f"{args.cameras} cameras at {args.fps:g} frames/s, {args.threads} threads, budget {args.budget_ms:g} ms, "
-        f"{platform.processor() or platform.machine()}, load {os.getloadavg()[0]:.1f}",
+        title=f"{args.cameras} cameras at {args.fps:g} frames/s, {engine}, budget {args.budget_ms:g} ms, "
+        f"{args.phases} phases, {platform.processor() or platform.machine()}, load {os.getloadavg()[0]:.1f}",
     )
-    figures = {}
-    for station in STATIONS:
-        found = figures[station] = {
-            "parts": len(ms[station]),
-            "on_time": 1 - outcomes[station][Outcome.LATE] / len(ms[station]),
-            "p50_ms": float(np.percentile(ms[station], 50)),
-            "p99_ms": float(np.percentile(ms[station], 99)),
+    figures: dict[str, dict[str, object]] = {}
+    for station, turns in ms.items():
+        all_ms = np.concatenate(turns)
+        on_time = 1 - outcomes[station][Outcome.LATE] / len(all_ms)
+        p50, p99 = (float(np.percentile(all_ms, q)) for q in (50, 99))
+        over = {name: over_of(turns, ms[name]) for name in STATIONS[:2]}
+        shown = [f"{ratio:.2f} ({low:.2f} to {high:.2f})" for ratio, low, high in over.values()]
+        table.add_row(station, str(len(all_ms)), f"{on_time:.2%}", f"{p50:.1f}", f"{p99:.1f}", *shown)
+        figures[station] = {"parts": len(all_ms), "on_time": on_time, "p50_ms": p50, "p99_ms": p99} | {
+            f"p99_over_{name.replace(' ', '_')}": ratio for name, ratio in over.items()
         }
-    for station, found in figures.items():
-        over = {
-            f"p99_over_{name.replace(' ', '_')}": found["p99_ms"] / figures[name]["p99_ms"] for name in STATIONS[:2]
-        }
-        table.add_row(
-            station,
-            str(found["parts"]),
-            f"{found['on_time']:.2%}",
-            f"{found['p50_ms']:.1f}",
-            f"{found['p99_ms']:.1f}",
-            *(f"{ratio:.2f}" for ratio in over.values()),
-        )
-        found.update(over)
     Console(stderr=True).print(table)
     if args.json:
         print(json.dumps(figures))

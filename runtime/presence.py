@@ -1,9 +1,10 @@
-"""Presence: a part enters the picture of a camera that runs free; a frame near the middle is its trigger.
+"""Presence: a part goes by a camera that runs free; the frame in which it is nearest to the middle is its picture.
 
     frame ─► cells, 64 along the belt x 32 across ─► those unlike the empty belt ─► spans along it ─► parts, followed
 
 A part is followed from the frame in which it enters until it has left, so it triggers once, whether it passes, stands,
-goes back or leaves together with the next one's coming. One that left before its frame came is an ERROR verdict.
+goes back or leaves together with the next one's coming. It triggers when it has passed the middle: no belt need go
+evenly, and no frame need come, for the nearest to be known by then. One that left before is an ERROR verdict.
 """
 
 from __future__ import annotations
@@ -34,6 +35,7 @@ MISSES = 3  # frames that a part may be unseen
 SIGHTINGS = 2  # frames that a part is seen in before it triggers
 STILL, STANDS = 1.5 / ALONG, 20  # a part stands that moved less in so many frames ...
 CENTRED = 0.1  # ... and is so near to the middle; both in ROI lengths
+AS_NEAR = 0.5 / ALONG  # what a span's middle may be off by: as near as this is the nearest; in ROI lengths
 MOVED = 0.2  # ROI lengths that tell a part's direction from jitter
 LONG_S = 60.0  # of standing, after which people are told
 FROZEN = 150  # pictures in a row that are the same, after which they are told
@@ -52,17 +54,34 @@ class Span:
         return (self.low + self.high) / 2
 
 
+@dataclass(frozen=True, slots=True)
+class Seen:
+    """What triggers.
+
+    Attributes:
+        frame: the part's picture.
+        problem: why it has none, or "".
+    """
+
+    frame: Frame
+    problem: str = ""
+
+
 @dataclass(slots=True, eq=False)
 class _Part:
     """One that is followed.
 
     Attributes:
+        nearest: frame in which its middle was nearest to the ROI's; the newest of those that are as near.
+        nearest_by: so near was it at best, in ROI lengths.
         first: where its middle was seen first.
         speed: ROI lengths a frame.
         anchor, stands: where it stands, and for so many frames.
     """
 
     span: Span
+    nearest: Frame
+    nearest_by: float
     first: float
     speed: float
     anchor: Span
@@ -120,8 +139,8 @@ class Presence:
         self._same = 1
         self._ended = False
 
-    def look(self, frame: Frame) -> list[str]:
-        """What triggers now: for each part why it has no picture, or "" where this frame is its picture.
+    def look(self, frame: Frame) -> list[Seen]:
+        """What triggers now; the picture of a part is this frame or one before, kept since then.
 
         Raises:
             CameraError: the ROI or the given background does not fit the picture.
@@ -131,7 +150,7 @@ class Presence:
         if self._background is None:
             self._learn(cells, frame)
             return []
-        return self._follow(self._spans(self._unlike(cells)), frame.t_mono)
+        return self._follow(self._spans(self._unlike(cells)), frame)
 
     def end(self) -> None:
         """No frame comes any more: say it where the empty belt was never learned, so that no part could be seen."""
@@ -207,7 +226,7 @@ class Presence:
         spans = [(Span(low / ALONG, (high + 1) / ALONG), count[low : high + 1].max()) for low, high in runs]
         return [span for span, widest in spans if span.high - span.low >= least and widest >= SURE]
 
-    def _follow(self, spans: list[Span], now: float) -> list[str]:
+    def _follow(self, spans: list[Span], frame: Frame) -> list[Seen]:
         pairs = [
             (part.missed, part.distance(span), i, j)
             for i, part in enumerate(self._parts)
@@ -223,29 +242,33 @@ class Presence:
             if i in known.values():
                 continue
             part.missed += 1
+            if self._passes_unseen(part):
+                part.triggered = True
+                triggers.append(Seen(part.nearest))
             if part.missed <= MISSES:
                 after.append(part)
             elif not part.triggered:
-                triggers.append(
+                left = (
                     f"a part left again before it had reached the middle (seen in {part.seen} frames, last at "
                     f"{part.span.middle:.0%}); give more frames a second, or slow the line"
                 )
+                triggers.append(Seen(frame, left))
         for j, span in enumerate(spans):
             if j in known:
                 part = self._parts[known[j]]
-                if self._seen_again(part, span, now):
+                if self._seen_again(part, span, frame):
                     part.triggered = True
-                    triggers.append("")
+                    triggers.append(Seen(part.nearest))
                 after.append(part)
             elif span.high - span.low >= self._config.smallest:
-                after.append(_Part(span, span.middle, self._speed, span, now))
+                ahead = abs(0.5 - span.middle)
+                after.append(_Part(span, frame, ahead, span.middle, self._speed, span, frame.t_mono))
         self._parts = after
         return triggers
 
-    def _seen_again(self, part: _Part, span: Span, now: float) -> bool:
+    def _seen_again(self, part: _Part, span: Span, frame: Frame) -> bool:
         """Note where it is; whether it triggers now."""
         before, frames = part.span, 1 + part.missed
-        step = (span.middle - before.middle) / frames
         moves = [span.low - before.low] if min(span.low, before.low) > 0 else []
         moves += [span.high - before.high] if max(span.high, before.high) < 1 else []
         if not moves and span != before:
@@ -254,18 +277,35 @@ class Presence:
             part.speed = self._speed = sum(moves) / len(moves) / frames
         part.span, part.missed, part.seen = span, 0, part.seen + 1
         if max(abs(span.low - part.anchor.low), abs(span.high - part.anchor.high)) > STILL:
-            part.anchor, part.anchored_at, part.stands, part.told = span, now, 0, False
+            part.anchor, part.anchored_at, part.stands, part.told = span, frame.t_mono, 0, False
         else:
             part.stands += 1
-        self._notice_long(part, now)
-        if part.triggered or part.seen < SIGHTINGS:
+        self._notice_long(part, frame.t_mono)
+        if part.triggered:
             return False
-        moved, ahead = span.middle - part.first, 0.5 - span.middle
-        way = float(np.sign(moved)) if abs(moved) > MOVED else self._way
-        passes = way != 0 and ahead * way < max(step * way / 2, 1e-9)  # in the next frame it is no nearer
+        ahead = 0.5 - span.middle
+        stands = part.stands >= STANDS and abs(ahead) <= CENTRED
+        if stands or abs(ahead) <= part.nearest_by + AS_NEAR:
+            part.nearest, part.nearest_by = frame, min(abs(ahead), part.nearest_by)
+        if part.seen < SIGHTINGS:
+            return False
+        way = self._way_of(part)
+        passes = way != 0 and ahead * way <= AS_NEAR  # in the next frame it is no nearer
         if passes:
             self._way = way
-        return passes or (part.stands >= STANDS and abs(ahead) <= CENTRED)
+        return passes or stands
+
+    def _passes_unseen(self, part: _Part) -> bool:
+        """Whether it must have passed the middle since it was seen last, as the belt goes."""
+        if part.triggered or part.seen < SIGHTINGS:
+            return False
+        way, ahead = self._way_of(part), 0.5 - part.span.middle - part.speed * part.missed
+        return part.speed * way > 0 and ahead * way < -part.nearest_by
+
+    def _way_of(self, part: _Part) -> float:
+        """The sign of its way, or of the belt's as far as that is known."""
+        moved = part.span.middle - part.first
+        return float(np.sign(moved)) if abs(moved) > MOVED else self._way
 
     def _notice_long(self, part: _Part, now: float) -> None:
         if not part.told and now - part.anchored_at > LONG_S:

@@ -13,6 +13,7 @@ import errno
 import os
 import shutil
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -25,6 +26,7 @@ from mapl_edge.overlay import marked
 from mapl_edge.runtime.background import Background
 
 PICTURES = "pictures"
+PICTURE, MAP = ".png", ".map.jpg"
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,42 +82,58 @@ class PictureWriter:
         return self._background.dropped
 
     def _write(self, picture: StoredPicture) -> None:
-        place = picture_path(self._folder, self._run_id, picture.seq)
-        place.parent.mkdir(parents=True, exist_ok=True)
-        if shutil.disk_usage(place.parent).free < self._min_free_bytes:
+        place = _place(self._folder, self._run_id, picture.seq)
+        folder = os.path.dirname(place)
+        os.makedirs(folder, exist_ok=True)
+        if shutil.disk_usage(folder).free < self._min_free_bytes:
             raise OSError(errno.ENOSPC, "the disk is nearly full (store.min_free_mb)")
-        files = {place: _encoded(picture.image, ".png", [cv2.IMWRITE_PNG_COMPRESSION, 1])}
+        files = {place + PICTURE: _encoded(picture.image, PICTURE, [cv2.IMWRITE_PNG_COMPRESSION, 1])}
         if picture.map is not None:
             colours = marked(heat_map(picture.map, picture.limit), picture.judgement)
-            files[map_path(place)] = _encoded(colours, ".jpg", [cv2.IMWRITE_JPEG_QUALITY, 85])
-        partial = [path.with_name(path.name + ".partial") for path in files]
+            files[place + MAP] = _encoded(colours, ".jpg", [cv2.IMWRITE_JPEG_QUALITY, 85])
+        partial = [path + ".partial" for path in files]
         try:
             for path, content in zip(partial, files.values(), strict=True):
-                path.write_bytes(content)
+                with open(path, "wb") as file:
+                    file.write(content)
             for path, final in zip(partial, files, strict=True):
                 os.replace(path, final)
         except OSError:
             for path in (*partial, *files):
-                path.unlink(missing_ok=True)
+                _remove(path)
             raise
         self._written(picture.seq, sum(map(len, files.values())), picture.map is not None)
 
 
 def picture_path(folder: Path, run_id: int, seq: int) -> Path:
     """Where the picture of a shot lies, if it is kept."""
-    return folder / PICTURES / str(run_id) / f"{seq:09d}.png"
+    return Path(_place(folder, run_id, seq) + PICTURE)
 
 
 def map_path(picture: Path) -> Path:
     """Where its heat map lies."""
-    return picture.with_suffix(".map.jpg")
+    return picture.with_suffix(MAP)
 
 
 def remove_picture(folder: Path, run_id: int, seq: int) -> None:
     """Delete a picture and its map, if they are there."""
-    place = picture_path(folder, run_id, seq)
-    for path in (place, map_path(place)):
-        path.unlink(missing_ok=True)
+    place = _place(folder, run_id, seq)
+    for suffix in (PICTURE, MAP):
+        _remove(place + suffix)
+
+
+def _place(folder: Path, run_id: int, seq: int) -> str:
+    """Of a picture and its map, without what the name ends in.
+
+    Text and no `Path`: that keeps each name in the interpreter's table of interned strings, which holes in it let grow
+    to megabytes and be copied again and again.
+    """
+    return f"{folder}/{PICTURES}/{run_id}/{seq:09d}"
+
+
+def _remove(path: str) -> None:
+    with suppress(FileNotFoundError):
+        os.unlink(path)
 
 
 def heat_map(values: FloatArray, limit: float) -> UInt8Array:

@@ -189,8 +189,8 @@ class TriggeredSource:
 
     def _look(self, shot: Shot) -> None:
         if self._presence is not None and isinstance(shot, Frame):
-            for problem in self._presence.look(shot):
-                self._triggers.see(shot, problem)
+            for seen in self._presence.look(shot):
+                self._triggers.see(seen.frame, seen.problem)
 
     def _grab(self) -> None:
         triggers = self._triggers

@@ -22,6 +22,7 @@ from mapl_edge.runtime.sources import Shot
 logger = logging.getLogger(__name__)
 CLOSE_S = 2.0  # how long an engine may take to end its call when the run ends
 LOOK_S = 0.5  # time between looks at the engine while no shot comes
+CALLS = 16  # newest answers of the engine, the fastest of which tells what can still be in time
 OpenEngine = Callable[[], Engine]
 """Makes an engine, loaded or not; called in the thread that will use it."""
 InspectorOf = Callable[[Engine], Inspector]
@@ -77,10 +78,12 @@ def _wait(changed: threading.Condition, told: Callable[[], bool], timeout_s: flo
 class Watchdog:
     """One engine at a time, from a list in order of preference, for the cameras that share it. A context manager.
 
-    Of the shots that wait the one with the earliest deadline is next; one whose deadline has passed never reaches the
-    engine. The watchdog looks when a camera asks, and from `open` to `close` twice a second, so that an engine that got
-    stuck or died is replaced while the line stands still, and the next shot finds one that is ready. Whoever calls
-    `ask`, `look`, `next_look_at`, `wait` or `withdraw` holds `changed`.
+    Of the shots that wait the one with the earliest deadline is next. One that would be late even if the engine took no
+    longer than the fastest of its last calls waits until no other does, so a camera that is behind takes no other's
+    time; one whose deadline has passed never reaches the engine. The watchdog looks when a camera asks, and from `open`
+    to `close` twice a second, so that an engine that got stuck or died is replaced while the line stands still, and the
+    next shot finds one that is ready. Whoever calls `ask`, `look`, `next_look_at`, `wait` or `withdraw` holds
+    `changed`.
 
     Args:
         engines: the first is started at once, the others when it is lost.
@@ -103,6 +106,7 @@ class Watchdog:
         self.now, self._wait = (clock or SystemClock()).monotonic, wait
         self.changed = threading.Condition()
         self._waiting: list[Job] = []
+        self._calls: deque[float] = deque(maxlen=CALLS)  # seconds that the engine in service took, with an answer
         self._told = 0  # counts what the workers said
         self._index = 0  # of the engine in service, or of the last one
         self._restarts: list[deque[float]] = [deque() for _ in engines]  # when, by engine
@@ -197,13 +201,14 @@ class Watchdog:
             self._tell(worker, Phase.IDLE)
 
     def next_job(self, worker: Worker) -> Job | None:
-        """The job with the earliest deadline, waiting for one; None when the worker shall go home."""
+        """The job with the earliest deadline that can be met, waiting for one; None when the worker shall go home."""
         with self.changed:
             while worker.phase is not Phase.GONE and not worker.dismissed:
                 now = self.now()
                 due = [job for job in self._waiting if now < job.deadline]
                 if due:
-                    job = min(due, key=lambda job: (job.deadline, job.shot.t_mono))
+                    soonest = now + min(self._calls, default=0.0)
+                    job = min(due, key=lambda job: (job.deadline < soonest, job.deadline, job.shot.t_mono))
                     self._waiting.remove(job)
                     job.worker = worker
                     worker.move(Phase.BUSY, now)
@@ -218,6 +223,8 @@ class Watchdog:
                 job.late(inspection)
             else:
                 job.inspection = inspection
+            if worker is self.worker and inspection.reading is not None:
+                self._calls.append(self.now() - worker.since)
             self._tell(worker, Phase.IDLE)
 
     def died(self, worker: Worker, error: BaseException) -> None:
@@ -266,6 +273,7 @@ class Watchdog:
         if self._tried:
             logger.warning("starting engine %d of %d again or instead", index + 1, len(self._engines))
         self._tried.add(index)
+        self._calls.clear()
         self._index = index
         self.worker = Worker(self, self._engines[index], now, f"engine {index + 1}")
 

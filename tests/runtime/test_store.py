@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import errno
 import json
 import sqlite3
 import subprocess
@@ -11,6 +10,7 @@ import threading
 import time
 from contextlib import closing
 from pathlib import Path
+from typing import IO
 
 import numpy as np
 import pytest
@@ -443,6 +443,21 @@ def test_pictures_keep_to_their_quota(tmp_path: Path) -> None:
     assert [f"{seq:09d}.png" for seq, _ in kept] == sorted(p.name for p in left if p.suffix == ".png")
 
 
+def test_names_of_pictures_are_not_interned(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The interpreter's table of interned strings grows by the holes that their names leave: megabytes in a day."""
+    clock, interned = ManualClock(), []
+    monkeypatch.setattr(sys, "intern", lambda words: interned.append(words) or words)
+    with opened(tmp_path, config=StoreConfig(keep_pictures_mb=0.02, min_free_mb=0), clock=clock) as store:
+        for seq in range(10):
+            store.expect(frame(seq, clock))
+            store.emit(inspector(clock).inspect(frame(seq, clock)))
+            store.flush(pictures=True)
+    names = [words for words in interned if words.startswith("00000000")]
+
+    assert 0 < len(pictures(tmp_path)) < 2 * 10, "some were written and deleted"
+    assert names == []
+
+
 def test_a_full_queue_drops_the_picture_never_the_verdict(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A slow disk must not hold the line up; told once."""
     clock, may_write = ManualClock(), threading.Event()
@@ -471,11 +486,11 @@ def test_a_disk_that_refuses_pictures_keeps_verdicts(
     """No half file stays; told once, not for each."""
     clock = ManualClock()
 
-    def full(self: Path, data: bytes) -> int:
-        self.touch()
-        raise OSError(errno.ENOSPC, "No space left on device")
+    def full(path: str, mode: str) -> IO[bytes]:
+        Path(path).touch()
+        return open("/dev/full", "wb")
 
-    monkeypatch.setattr(Path, "write_bytes", full)
+    monkeypatch.setattr(store_pictures, "open", full, raising=False)
     with opened(tmp_path, clock=clock) as store:
         for seq in range(5):
             store.expect(frame(seq, clock))

@@ -6,6 +6,7 @@ import threading
 import time
 from collections.abc import Callable
 from functools import partial
+from itertools import permutations
 
 import numpy as np
 from hypothesis import given, settings
@@ -15,6 +16,7 @@ from mapl_edge.calibration import Limits
 from mapl_edge.contract import InputContract
 from mapl_edge.frame import Frame
 from mapl_edge.runtime import DeadlineInspector, Inspection, Inspector, Patience, Watchdog
+from mapl_edge.runtime.watchdog import Job
 from mapl_edge.testing import HangingEngine, ManualClock
 from mapl_edge.verdict import Outcome
 
@@ -56,6 +58,48 @@ def test_the_earliest_deadline_is_next(budgets_s: list[int]) -> None:
             thread.join(10)
 
     assert read == [10, *sorted(budgets_s)]
+
+
+@settings(max_examples=40, deadline=None)
+@given(calls=st.lists(st.integers(0, 6), min_size=1, max_size=5))
+def test_no_order_answers_more_shots_in_time(calls: list[int]) -> None:
+    """By trying all orders: a shot that would be late all the same does not make the next one late too."""
+    clock, ends = ManualClock(), dict[int, float]()
+    engine = HangingEngine(
+        before=lambda call: clock.advance(1.0),
+        score=lambda picture: ends.update({int(picture[0, 0, 0]): clock.monotonic()}) or 0.0,  # type: ignore[func-returns-value]
+    )
+    engine.hang()
+    judge = inspector_of()
+    with Watchdog([lambda: engine], clock=clock) as watchdog:
+        jobs = [Job(shot(level), 2.5 + n, judge, lambda late: None) for level, n in enumerate(calls)]  # from 2 on
+        jobs.insert(0, Job(shot(200), float("inf"), judge, lambda late: None))  # inside the engine while they come
+        for job in jobs:
+            clock.advance(1.0 if job is jobs[0] else 0.0)
+            with watchdog.changed:
+                watchdog.ask(job)
+            assert engine.is_hanging.wait(10)
+        engine.release()
+        eventually(lambda: all(job.inspection or clock.monotonic() >= job.deadline for job in jobs))
+
+    in_time = sum(ends.get(level, 99.0) <= 2.5 + n for level, n in enumerate(calls))
+    best = max(sum(2.0 + i <= 2.5 + n for i, n in enumerate(order, 1)) for order in permutations(calls))
+    assert in_time == best
+
+
+def test_a_shot_that_will_be_late_is_inspected_while_no_other_waits() -> None:
+    """Its true score is for the record; without others it costs nobody anything."""
+    clock = ManualClock()
+    engine = HangingEngine(before=lambda call: clock.advance(1.0))
+    judge = inspector_of()
+    with Watchdog([lambda: engine], clock=clock) as watchdog:
+        for deadline in (float("inf"), clock.monotonic() + 1.5):
+            job = Job(shot(), deadline, judge, lambda late: None)
+            with watchdog.changed:
+                watchdog.ask(job)
+            eventually(lambda job=job: job.inspection is not None)
+
+    assert engine.calls == 2
 
 
 def test_each_camera_judges_by_its_own_limits_with_one_engine() -> None:
