@@ -123,7 +123,12 @@ def station(
     if HEALTH in extras and calibration.camera is not None:
         gate = CameraGate("bench", calibration.camera, roi_xywh=contract.roi_xywh, frozen_after=5)
     inspector_of = partial(
-        Inspector, contract=contract, limits=calibration.limits, normals=calibration.scores, gate=gate
+        Inspector,
+        contract=contract,
+        limits=calibration.limits,
+        normals=calibration.scores,
+        gate=gate,
+        place=calibration.place,
     )
 
     def go(source: GivenSource) -> None:

@@ -39,7 +39,7 @@ from mapl_edge.errors import BackendError, BundleError, ParityError
 from mapl_edge.export.precision import Int8Graph, fp16_from_onnx
 from mapl_edge.export.search_graph import Form, search_in_form
 from mapl_edge.export.tensorrt_builder import engine_from_onnx
-from mapl_edge.files import new_folder, sha256_of
+from mapl_edge.files import new_folder, remove_leftovers, sha256_of
 from mapl_edge.metrics import auroc
 from mapl_edge.parity import parity, require_parity
 from mapl_edge.search import SearchIndex
@@ -116,6 +116,7 @@ def add_engine(
         raise BackendError(f"--target {target}: only tensorrt_rtx builds for another device; leave it out")
     kind = _Kind(bundle, backend, precision, graph, target, memory_mb)
     (bundle.path / ENGINES).mkdir(exist_ok=True)
+    remove_leftovers(bundle.path / ENGINES)
     with new_folder(bundle.path / ENGINES / kind.name, RECORD, overwrite=overwrite) as work:
         attempts = INT8_SPARED if precision == "int8" else (0.0,)
         watched: dict[str, Int8Graph] = {}

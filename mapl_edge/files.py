@@ -7,16 +7,20 @@ from __future__ import annotations
 
 import ctypes
 import errno
+import glob
 import hashlib
 import os
 import shutil
 import sys
 import tempfile
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 from mapl_edge.errors import OutputError
+
+DEAD_AFTER_S = 1.0  # a folder under construction is held long before
 
 
 @contextmanager
@@ -25,7 +29,8 @@ def new_folder(out: Path, marker: str, *, overwrite: bool = False) -> Iterator[P
 
     Where `out` is replaced, the two change places in one step too (Linux, and file systems that can: ext4, XFS, Btrfs,
     tmpfs); elsewhere there is a moment between two renames in which a kill leaves the old one beside its place.
-    `marker` is a file that every folder of this kind holds; with `overwrite`, only such a folder is replaced.
+    `marker` is a file that every folder of this kind holds; with `overwrite`, only such a folder is replaced. What a
+    killed process has left of the same folder is removed first.
 
     Raises:
         OutputError: `out` exists (and `overwrite` is false), or the disk refuses.
@@ -33,7 +38,9 @@ def new_folder(out: Path, marker: str, *, overwrite: bool = False) -> Iterator[P
     check_absent(out, marker, overwrite=overwrite)
     with files_errors(out):
         out.parent.mkdir(parents=True, exist_ok=True)
+        remove_leftovers(out.parent, out.name)
         work = Path(tempfile.mkdtemp(prefix=f".{out.name}.", suffix=".partial", dir=out.parent))
+        handle = _hold(work)
         try:
             work.chmod(0o755)
             yield work
@@ -57,6 +64,23 @@ def new_folder(out: Path, marker: str, *, overwrite: bool = False) -> Iterator[P
             _sync(out.parent)
         finally:
             shutil.rmtree(work, ignore_errors=True)
+            if handle is not None:
+                os.close(handle)
+
+
+def remove_leftovers(folder: Path, name: str | None = None) -> None:
+    """Delete what `new_folder` was building in `folder` when it was killed: the folder `name`, or any.
+
+    What a living process builds is held by it and stays. Where folders cannot be held (Windows, some network disks),
+    nothing is deleted.
+    """
+    for left in folder.glob(f".{'*' if name is None else glob.escape(name)}.????????.partial"):
+        handle = _hold(left)
+        if handle is None:
+            continue
+        if time.time() - os.fstat(handle).st_mtime > DEAD_AFTER_S:
+            shutil.rmtree(left, ignore_errors=True)
+        os.close(handle)
 
 
 @contextmanager
@@ -156,6 +180,27 @@ def _exchange(one: Path, other: Path) -> bool:
         return False
     here, exchange = -100, 2  # AT_FDCWD, RENAME_EXCHANGE
     return bool(renameat2(here, os.fsencode(one), here, os.fsencode(other), exchange) == 0)
+
+
+if sys.platform == "win32":
+
+    def _hold(folder: Path) -> int | None:
+        return None
+else:
+    import fcntl
+
+    def _hold(folder: Path) -> int | None:
+        """A handle that holds the folder until it is closed or the process ends; None where it cannot be held."""
+        try:
+            handle = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+        except OSError:
+            return None
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            os.close(handle)
+            return None
+        return handle
 
 
 def _sync(path: Path) -> None:

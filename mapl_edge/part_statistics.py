@@ -62,21 +62,31 @@ def part_statistics(
     """The statistics of one prepared picture, uint8 (H, W, 3) BGR, and what the engine said of it.
 
     A black picture has its centre of gravity in the middle. None where the map has no finite mean: then nothing is
-    followed, and JSON stays JSON. Each verdict waits for it: it reads picture and map once, and then bytes and 16-bit
-    integers, never floats.
+    followed, and JSON stays JSON.
     """
-    distance = cv2.mean(reading.map)[0]
-    if not math.isfinite(distance):
-        return None
+    return statistics_of(picture_statistics(picture, place), reading)
+
+
+def picture_statistics(picture: UInt8Array, place: PlaceReference | None = None) -> tuple[float, ...]:
+    """What of `PartStatistics` does not wait for the engine, in order, from `brightness` on.
+
+    It reads the picture once, and then bytes and 16-bit integers, never floats.
+    """
     grey = np.asarray(cv2.cvtColor(picture, cv2.COLOR_BGR2GRAY), np.uint8)
     mean, deviation = cv2.meanStdDev(grey)
     profiles = profiles_of(grey)
     found = [
-        *(distance, float(mean[0, 0]), float(deviation[0, 0]), _deviation(cv2.Laplacian(grey, cv2.CV_16S))),
+        *(float(mean[0, 0]), float(deviation[0, 0]), _deviation(cv2.Laplacian(grey, cv2.CV_16S))),
         *(_centre(profiles.columns), _centre(profiles.rows)),
         *(() if place is None else place.shift(profiles)),
     ]
-    return PartStatistics(*map(_rounded, found))
+    return tuple(map(_rounded, found))
+
+
+def statistics_of(measured: tuple[float, ...], reading: Reading) -> PartStatistics | None:
+    """With what `picture_statistics` measured; each verdict waits for this. None: see `part_statistics`."""
+    distance = cv2.mean(reading.map)[0]
+    return PartStatistics(_rounded(distance), *measured) if math.isfinite(distance) else None
 
 
 def values_of(score: float, statistics: PartStatistics | Mapping[str, float | None] | None) -> dict[str, float]:

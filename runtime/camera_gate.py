@@ -58,6 +58,11 @@ class CameraGate:
         cannot = "".join(f"; no {check.value}: {why}" for check, why in untold.items())
         self._tell(f"camera health: {told or 'nothing to check'}{cannot}")
 
+    @property
+    def at_fault(self) -> bool:
+        """Whether the last picture was the camera's fault."""
+        return self._faults > 0
+
     def fault(self, frame: Frame) -> str | None:
         """What is wrong with the camera, in one line; None: let the model judge."""
         found = measure(frame.image, self._roi)

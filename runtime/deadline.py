@@ -63,7 +63,8 @@ class DeadlineInspector:
                     if worker is None or job.worker not in (None, worker):  # nothing can come
                         return self._unjudged(shot, Outcome.ERROR, watchdog.problem, started, ErrorCode.ENGINE)
                     if now >= job.deadline:
-                        problem = f"no answer within {self._budget_ms:g} ms of capture: {worker.state(now)}"
+                        problem = f"no answer within {self._budget_ms:g} ms of capture: {_waited(job, now)}"
+                        problem += worker.state(now)
                         return self._unjudged(shot, Outcome.LATE, problem, started, ErrorCode.DEADLINE)
                     watchdog.ask(job)
                     watchdog.wait(min(job.deadline, watchdog.next_look_at(worker)) - now)
@@ -95,3 +96,11 @@ class DeadlineInspector:
 
     def _unjudged(self, shot: Shot, outcome: Outcome, problem: str, started: float, code: ErrorCode) -> Inspection:
         return unjudged(shot, outcome, problem, started, self._now(), self._policy, code)
+
+
+def _waited(job: Job, now: float) -> str:
+    """How long a shot that is LATE waited for the engine, for people; nothing where it hardly did."""
+    ms = f"{1e3 * ((now if job.taken is None else job.taken) - job.shot.t_mono):.0f} ms"
+    if job.taken is None:
+        return f"the part waited {ms} and never reached the engine; "
+    return "" if ms == "0 ms" else f"the part waited {ms} for the engine; "

@@ -18,13 +18,13 @@ from mapl_edge.runtime.background import Background
 from mapl_edge.runtime.inspector import Inspection
 from mapl_edge.runtime.passed import passed_parts
 from mapl_edge.runtime.store_database import DATABASE
-from mapl_edge.verdict import Outcome, utc_text
+from mapl_edge.verdict import Outcome, Verdict, utc_text
 
 logger = logging.getLogger(__name__)
 
 RESUMED = 3_000  # newest passed parts of the store that a start goes over: about 0.3 s
 EVENTS = "drift.jsonl"
-MOST_ALARMS = 100  # that may wait for a disk
+MOST_PARTS = 10_000  # that may wait for a disk that takes an alarm slowly
 CLOSE_S = 5.0  # how long the last ones may take
 
 
@@ -32,10 +32,11 @@ class DriftSink:
     """The charts of one camera.
 
     A start goes over the newest passed parts of the same camera and calibration in the store, so the charts go on;
-    without a store they begin at the calibration's baseline. What was told before is not told again.
+    without a store they begin at the calibration's baseline. What was told before is not told again. A thread follows
+    the parts, so that no verdict waits for the charts of the part before.
 
     Attributes:
-        drift: the charts.
+        drift: the charts; at their newest once the sink is closed.
         events: file of alarms; None: there is none.
     """
 
@@ -59,7 +60,7 @@ class DriftSink:
         self.drift = Drift(calibration, config.parts_per_false_alarm, config.quiet_parts)
         self.events = config.events or (store / EVENTS if store is not None else None)
         self._station, self._tell_people, self._silent = dict(station), tell, False
-        self._alarms: Background[tuple[str, dict[str, object]]] | None = None
+        self._parts: Background[tuple[Drift, Mapping[str, str], Verdict]] | None = None
         if store is not None and (store / DATABASE).is_file():
             self._resume(store)
         if not self.drift.n_baseline:
@@ -72,18 +73,9 @@ class DriftSink:
         verdict = inspection.verdict
         if verdict.outcome is not Outcome.PASS or verdict.score is None:
             return
-        try:
-            alarms = self.drift.add(values_of(verdict.score, verdict.statistics)).alarms
-        except DataError as exc:
-            self._complain(f"part {verdict.seq} is not followed: {exc}")
-            return
-        for alarm in alarms:
-            if self._alarms is None:  # rare: most runs have none
-                self._alarms = Background(
-                    self._tell_alarm, f"camera {self._station.get('camera')}: alarms", MOST_ALARMS
-                )
-            stamp = {"seq": verdict.seq, "captured_at": utc_text(verdict.captured_at)}
-            self._alarms.put((str(alarm), alarm.as_json() | stamp | self._station))
+        if self._parts is None:
+            self._parts = Background(self._follow, f"camera {self._station.get('camera')}: parts for drift", MOST_PARTS)
+        self._parts.put((self.drift, self._station, verdict))
 
     def change(self, after: DriftSink) -> None:
         """Go on with the charts of another calibration, between two parts."""
@@ -91,12 +83,24 @@ class DriftSink:
 
     def close(self) -> None:
         """See `Sink`."""
-        if self._alarms is not None:
-            self._alarms.close(CLOSE_S)
+        if self._parts is not None:
+            self._parts.close(CLOSE_S)
 
-    def _tell_alarm(self, alarm: tuple[str, dict[str, object]]) -> None:
-        """In a thread of its own. An alarm is no verdict: where the disk refuses it, the station goes on."""
-        line, event = alarm
+    def _follow(self, part: tuple[Drift, Mapping[str, str], Verdict]) -> None:
+        """In a thread of its own; by the charts that were in force when the part passed."""
+        drift, station, verdict = part
+        assert verdict.score is not None
+        try:
+            alarms = drift.add(values_of(verdict.score, verdict.statistics)).alarms
+        except DataError as exc:
+            self._complain(f"part {verdict.seq} is not followed: {exc}")
+            return
+        for alarm in alarms:
+            stamp = {"seq": verdict.seq, "captured_at": utc_text(verdict.captured_at)}
+            self._tell_alarm(str(alarm), {**alarm.as_json(), **stamp, **station})
+
+    def _tell_alarm(self, line: str, event: dict[str, object]) -> None:
+        """An alarm is no verdict: where the disk refuses it, the station goes on."""
         self._tell(line)
         if self.events is None:
             return

@@ -4,18 +4,21 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Protocol
 
 from mapl_edge.arrays import UInt8Array
+from mapl_edge.aside import DoesAside, Errand
 from mapl_edge.calibration import Limits
 from mapl_edge.clock import Clock, SystemClock
 from mapl_edge.contract import InputContract
 from mapl_edge.engine import Engine, Reading
 from mapl_edge.errors import ContractMismatch, DataError, MaplEdgeError
+from mapl_edge.frame import Frame
 from mapl_edge.judge import Judge, Judgement
 from mapl_edge.masks import InspectedArea
 from mapl_edge.p_value import PValues
-from mapl_edge.part_statistics import part_statistics
+from mapl_edge.part_statistics import picture_statistics, statistics_of
 from mapl_edge.place import PlaceReference
 from mapl_edge.prepare import prepare
 from mapl_edge.runtime.camera_gate import CameraGate
@@ -71,16 +74,34 @@ class Inspector:
         self._p_value, self._gate, self._place = PValues(normals), gate, place
         self._now = (clock or SystemClock()).monotonic
 
-    def inspect(self, shot: Shot) -> Inspection:
-        """Judge one shot. Trouble with this one part is an ERROR verdict, never an exception."""
-        started = self._now()
+    def inspect(self, shot: Shot, aside: DoesAside | None = None) -> Inspection:
+        """Judge one shot. Trouble with this one part is an ERROR verdict, never an exception.
+
+        Where `aside` has a thread for it, the camera's health is looked at and the picture measured for drift beside
+        the engine. A camera that was at fault in its last picture is looked at first, and so is any without `aside`:
+        then a picture with a fault does not reach the engine.
+        """
+        started, gate = self._now(), self._gate
         if isinstance(shot, Blank):
             return self._error(shot, shot.problem, ErrorCode.PICTURE, started)
+        if gate is None:
+            return self._judged(shot, aside, started)
+        look = Errand(partial(gate.fault, shot))
+        inspection = None if aside is None or gate.at_fault else self._judged(shot, aside, started, look)
+        fault = look.answer()
+        if fault is not None:
+            return self._error(shot, fault, ErrorCode.CAMERA_FAULT, started)
+        return inspection or self._judged(shot, aside, started)
+
+    def _judged(
+        self, shot: Frame, aside: DoesAside | None, started: float, look: Errand[str | None] | None = None
+    ) -> Inspection:
+        """What the engine says of a picture; `look` is done meanwhile."""
         try:
-            fault = None if self._gate is None else self._gate.fault(shot)
-            if fault is not None:
-                return self._error(shot, fault, ErrorCode.CAMERA_FAULT, started)
-            picture = prepare(shot.image, self._contract)
+            picture = prepare(shot.image, self._contract, aside)
+            measured = (aside or Errand)(partial(picture_statistics, picture, self._place))
+            if aside is not None and look is not None:
+                aside(look.do)
             prepared = self._now()
             reading = self._engine.infer(picture)
             computed = self._now()
@@ -91,7 +112,7 @@ class Inspector:
         if judged.outcome is Outcome.ERROR:
             problem = f"the engine {self._engine.name} gave a score of {judged.score}"
             return self._error(shot, problem, ErrorCode.ENGINE, started)
-        statistics = part_statistics(picture, reading, self._place)
+        statistics = statistics_of(measured.answer(), reading)
         times = StageTimes(
             queue=1e3 * (started - shot.t_mono),
             prepare=1e3 * (prepared - started),

@@ -1,6 +1,6 @@
 """Watchdog: keeps an engine at work for one camera or several.
 
-Each engine has a thread of its own; one that is stuck or dies is replaced.
+Each engine has a thread of its own, and a second one beside it; one that is stuck or dies is replaced.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from enum import Enum
 from weakref import WeakKeyDictionary
 
+from mapl_edge.aside import Aside
 from mapl_edge.clock import Clock, SystemClock
 from mapl_edge.engine import Engine
 from mapl_edge.errors import MaplEdgeError
@@ -54,6 +55,7 @@ class Job:
         inspector_of: makes the camera's inspector of an engine, once for each engine.
         late: is told what was found when nobody waited any more.
         worker: who took it; None while it waits for its turn.
+        taken: when, in seconds on the monotonic clock.
         inspection: what was found.
         withdrawn: nobody waits for it.
     """
@@ -63,6 +65,7 @@ class Job:
     inspector_of: InspectorOf
     late: Callable[[Inspection], None]
     worker: Worker | None = None
+    taken: float | None = None
     inspection: Inspection | None = None
     withdrawn: bool = False
 
@@ -210,7 +213,7 @@ class Watchdog:
                     soonest = now + min(self._calls, default=0.0)
                     job = min(due, key=lambda job: (job.deadline < soonest, job.deadline, job.shot.t_mono))
                     self._waiting.remove(job)
-                    job.worker = worker
+                    job.worker, job.taken = worker, now
                     worker.move(Phase.BUSY, now)
                     return job
                 self.changed.wait()
@@ -298,6 +301,8 @@ MOVES = {
 class Worker:
     """One engine in a thread of its own, which loads, uses and closes it, and takes jobs from the watchdog.
 
+    What does not wait for the engine is done in a second thread meanwhile; see `Aside`.
+
     Attributes:
         name: for people; the engine's own once it is loaded.
         phase, since: what it does, and since when, in seconds on the monotonic clock.
@@ -337,12 +342,13 @@ class Worker:
             engine.load()
             self.name = engine.name
             inspectors: WeakKeyDictionary[InspectorOf, Inspector] = WeakKeyDictionary()
-            self._watchdog.ready(self)
-            while (job := self._watchdog.next_job(self)) is not None:
-                inspector = inspectors.get(job.inspector_of)
-                if inspector is None:
-                    inspector = inspectors[job.inspector_of] = job.inspector_of(engine)
-                self._watchdog.found(self, job, inspector.inspect(job.shot))
+            with Aside() as aside:
+                self._watchdog.ready(self)
+                while (job := self._watchdog.next_job(self)) is not None:
+                    inspector = inspectors.get(job.inspector_of)
+                    if inspector is None:
+                        inspector = inspectors[job.inspector_of] = job.inspector_of(engine)
+                    self._watchdog.found(self, job, inspector.inspect(job.shot, aside.do))
         except BaseException as exc:  # told to those who ask, who start another engine
             self._watchdog.died(self, exc)
         finally:

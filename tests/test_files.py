@@ -5,6 +5,7 @@ import os
 import re
 import shutil
 import subprocess
+import sys
 from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
@@ -13,7 +14,7 @@ from typing import Any
 import pytest
 
 from mapl_edge.errors import OutputError
-from mapl_edge.files import _exchange, check_absent, new_file, new_folder, sha256_of
+from mapl_edge.files import _exchange, check_absent, new_file, new_folder, remove_leftovers, sha256_of
 
 MARKER = "a.txt"
 AS_ROOT = hasattr(os, "geteuid") and os.geteuid() == 0
@@ -86,6 +87,48 @@ def test_error_leaves_nothing_behind(write: Write, new: Any, error: BaseExceptio
     with pytest.raises(type(error)):
         write_badly(new, tmp_path / "out", error)
     assert everything_in(tmp_path) == []
+
+
+KILLED = """
+import os, pathlib, signal, sys
+from mapl_edge.files import new_folder
+with new_folder(pathlib.Path(sys.argv[1]), "a.txt") as work:
+    (work / "half").write_text("half")
+    os.utime(work, (0, 0))
+    os.kill(os.getpid(), signal.SIGKILL)
+"""
+
+
+@pytest.fixture
+def leftover(tmp_path: Path) -> Path:
+    """What a process left that was killed while it wrote `out`."""
+    subprocess.run([sys.executable, "-c", KILLED, tmp_path / "out"], check=False)
+    (left,) = tmp_path.iterdir()
+    assert left.suffix == ".partial"
+    return left
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="folders cannot be held on Windows")
+def test_what_a_kill_left_goes_when_it_is_written_again(leftover: Path, tmp_path: Path) -> None:
+    """Half a model of each power cut would fill the disk."""
+    write_folder(tmp_path / "other")
+    assert leftover.is_dir(), "it belongs to another result"
+
+    write_folder(tmp_path / "out")
+
+    assert everything_in(tmp_path) == ["other", "out"]
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="folders cannot be held on Windows")
+def test_what_is_being_written_is_no_leftover(leftover: Path, tmp_path: Path) -> None:
+    """However long it takes."""
+    with new_folder(tmp_path / "large", MARKER) as work:
+        (work / MARKER).write_text("new")
+        os.utime(work, (0, 0))
+        remove_leftovers(tmp_path)
+
+        assert work.is_dir()
+    assert everything_in(tmp_path) == ["large"]
 
 
 @both

@@ -1,6 +1,8 @@
 """prepare: from any camera picture, and the mask beside it, to exactly what the model was trained on."""
 
+from collections.abc import Callable
 from pathlib import Path
+from typing import TypeVar
 
 import cv2
 import numpy as np
@@ -8,11 +10,13 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from mapl_edge.aside import Errand
 from mapl_edge.contract import InputContract
 from mapl_edge.dataset import Sample
 from mapl_edge.errors import ContractMismatch, PictureError
 from mapl_edge.prepare import prepare, prepared_mask
 
+T = TypeVar("T")
 sides = st.integers(1, 300)
 sizes = st.tuples(*[st.sampled_from([32, 64, 96, 256])] * 2)
 
@@ -52,6 +56,53 @@ def test_shrinking_takes_the_mean_of_each_block() -> None:
 
     blocks = image.reshape(32, 3, 64, 2, 3).mean(axis=(1, 3))  # (32, 64, 3)
     assert np.abs(prepared - blocks).max() <= 0.5
+
+
+class Counted:
+    """Errands that are done by who asks."""
+
+    def __init__(self) -> None:
+        self.n = 0
+
+    def __call__(self, work: Callable[[], T], /) -> Errand[T]:
+        """See `DoesAside`."""
+        self.n += 1
+        return Errand(work)
+
+
+@given(h=st.integers(8, 200).map(lambda n: 4 * n), w=st.integers(1, 700), size_hw=sizes)
+@settings(max_examples=60, deadline=None)
+def test_two_threads_give_the_same_picture_to_the_last_bit(h: int, w: int, size_hw: tuple[int, int]) -> None:
+    """Training and golden frames come from one."""
+    image, contract = noise(h, w), InputContract(size_hw=size_hw)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("mapl_edge.prepare.SHARED_PX", 0)
+        shared = prepare(image, contract, Errand)
+
+    assert np.array_equal(shared, prepare(image, contract))
+
+
+@pytest.mark.parametrize(
+    ("h", "w", "size", "shared"),
+    [
+        pytest.param(320, 320, 256, False, id="small"),
+        pytest.param(900, 900, 256, True, id="900"),
+        pytest.param(960, 1280, 256, True, id="1280x960"),
+        pytest.param(800, 800, 288, False, id="step-not-exact"),
+        pytest.param(902, 900, 256, False, id="rows-not-in-bands"),
+        pytest.param(256, 2000, 256, False, id="no-rows-to-shrink"),
+        pytest.param(200, 2600, 256, False, id="rows-grow"),
+    ],
+)
+def test_rows_are_shared_where_that_changes_nothing(h: int, w: int, size: int, shared: bool) -> None:
+    """cv2 counts its steps from the first row it is given; where one is no exact number, a band would differ."""
+    aside = Counted()
+
+    prepared = prepare(noise(h, w), InputContract(size_hw=(size, 256)), aside)
+
+    assert (aside.n > 0) == shared
+    assert np.array_equal(prepared, prepare(noise(h, w), InputContract(size_hw=(size, 256))))
 
 
 @pytest.mark.parametrize(

@@ -233,7 +233,7 @@ def _with_sinks(
 
 
 def _tell_bundle(loaded: Loaded, which: str) -> None:
-    people.print(f"{which}{loaded.engine.name}, {loaded.proof.ms:.1f} ms a frame", markup=False)
+    people.print(f"{which}{loaded.engine.name}, {loaded.proof.ms:.1f} ms a frame {_when(loaded)}", markup=False)
     calibration = loaded.calibration
     people.print(f"{which}limit {calibration.limits.fail:.6g}: {calibration.promise}", markup=False)
     if calibration.pixel_promise is not None and calibration.limits.pixel is not None:
@@ -249,17 +249,24 @@ def _tell_time(cameras: Sequence[StationCamera]) -> None:
         if budget_ms is None:
             continue
         name, ms = loaded.engine.name, loaded.proof.ms
-        warning = f"; {name} takes {ms:.1f} ms a frame here, so most verdicts will be LATE" if ms > budget_ms else ""
+        slow = f"; {name} took {ms:.1f} ms a frame {_when(loaded)}, so most verdicts will be LATE"
+        warning = slow if ms > budget_ms else ""
         people.print(f"{'warning: ' if warning else ''}budget {budget_ms:g} ms from capture to verdict{warning}")
     fps = max((each.fps for each in cameras if each.fps), default=None)
     if fps is None:
         return
-    n, ms = len(cameras), max(each.loaded.proof.ms for each in cameras)
+    slowest = max((each.loaded for each in cameras), key=lambda loaded: loaded.proof.ms)
+    n, ms = len(cameras), slowest.proof.ms
     budgets = [each.budget_ms for each in cameras if each.budget_ms and n > 1]  # all of them may come at once
     carried = min([int(1e3 / ms / fps), *(int(budget / ms) for budget in budgets)])
     engine = "this engine" if len({each.loaded for each in cameras}) == 1 else "the slowest of these engines"
     few = f", fewer than the {n} here: frames will be dropped or LATE" if carried < n else ""
-    people.print(f"{'warning: ' if few else ''}at {fps:g} frames/s a camera, {engine} carries {carried} cameras{few}")
+    carries = f"at {fps:g} frames/s a camera, {engine} carries {carried} cameras by its speed {_when(slowest)}"
+    people.print(f"{'warning: ' if few else ''}{carries}{few}")
+
+
+def _when(loaded: Loaded) -> str:
+    return f"when it was proved here, {loaded.proof.at[:10]}"
 
 
 def _tell_summary(summary: RunSummary, which: str) -> None:

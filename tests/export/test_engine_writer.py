@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -137,6 +138,17 @@ def test_an_engine_is_not_replaced_by_accident(bundle: Bundle) -> None:
     with pytest.raises(OutputError, match="exists"):
         add_engine(bundle, "onnxruntime", "fp32", engine_of, graph="split")
     add_engine(bundle, "onnxruntime", "fp32", engine_of, graph="split", overwrite=True)
+
+
+def test_what_a_killed_export_left_in_the_bundle_goes_with_the_next(bundle: Bundle) -> None:
+    """Of whatever engine it was."""
+    left = bundle.path / ENGINES / ".openvino-int8-fused.abcd1234.partial"
+    left.mkdir(parents=True)
+    os.utime(left, (0, 0))
+
+    add_engine(bundle, "onnxruntime", "int8", engine_of, force=True)
+
+    assert [path.name for path in (bundle.path / ENGINES).iterdir()] == ["onnxruntime-int8-fused"]
 
 
 def test_a_target_is_for_rtx_alone(bundle: Bundle) -> None:

@@ -1,4 +1,4 @@
-"""A camera's fault is an error of its own: the model is not asked, people hear of it once."""
+"""A camera's fault is an error of its own: the model has no say in it, people hear of it once."""
 
 import json
 
@@ -7,10 +7,12 @@ import pytest
 import yaml
 
 from mapl_edge.arrays import UInt8Array
+from mapl_edge.aside import Aside
 from mapl_edge.calibration import Limits
 from mapl_edge.camera_health import CameraReference, measure, reference_from_measures
 from mapl_edge.config import CameraConfig, HealthConfig, config_from_dict
 from mapl_edge.contract import InputContract
+from mapl_edge.errors import BackendError
 from mapl_edge.frame import Frame
 from mapl_edge.runtime import DeadlineInspector, Inspector, source_from_uri
 from mapl_edge.runtime.camera_gate import LASTING, CameraGate, camera_gate
@@ -50,17 +52,39 @@ def test_a_fault_is_an_error_verdict_without_the_engine(reference: CameraReferen
 
 
 def test_it_holds_under_a_deadline_too(reference: CameraReference) -> None:
-    """One path: the deadline's inspector asks the same gate."""
+    """One path: the deadline's inspector asks the same gate, beside the engine; while a fault lasts, before it."""
     engine, gate = FakeEngine(), CameraGate("line-3", reference)
 
     def inspector_of(engine: FakeEngine) -> Inspector:
         return Inspector(engine, InputContract(size_hw=(32, 32)), Limits(fail=0.9), gate=gate)
 
-    line = source_from_uri("line:?parts=1&size=128&faults=dark")
+    shots = source_from_uri("line:?parts=3&size=128&faults=dark").shots()
     with DeadlineInspector([lambda: engine], inspector_of, budget_ms=10_000) as inspector:  # type: ignore[arg-type]
-        verdict = inspector.inspect(next(line.shots())).verdict
+        verdicts = [inspector.inspect(shot).verdict for shot in shots]
 
-    assert (verdict.outcome, verdict.code, engine.calls) == (Outcome.ERROR, ErrorCode.CAMERA_FAULT, 0)
+    assert {(verdict.outcome, verdict.code) for verdict in verdicts} == {(Outcome.ERROR, ErrorCode.CAMERA_FAULT)}
+    assert (len(verdicts), engine.calls) == (3, 1)
+
+
+@pytest.mark.parametrize("error", [None, BackendError("out of memory")], ids=["answers", "fails"])
+def test_a_fault_that_is_found_beside_the_engine_stands(reference: CameraReference, error: Exception | None) -> None:
+    """Whatever the engine says of such a picture; once the camera is well, its parts are judged."""
+
+    def answer(picture: UInt8Array) -> float:
+        if error is not None and picture.mean() < 60:
+            raise error
+        return 0.0
+
+    one = Inspector(
+        FakeEngine(answer), InputContract(size_hw=(32, 32)), Limits(fail=0.9), CLOCK, gate=CameraGate("one", reference)
+    )
+    images = [LINE.good(30).image, spoiled(LINE.good(31).image, "dark"), LINE.good(32).image, LINE.good(33).image]
+
+    with Aside() as aside:
+        found = [one.inspect(frame(image), aside.do).verdict for image in images]
+
+    assert [verdict.code for verdict in found] == [None, ErrorCode.CAMERA_FAULT, None, None]
+    assert [verdict.outcome for verdict in found].count(Outcome.PASS) == 3
 
 
 def test_the_same_picture_five_times_is_a_frozen_live_camera(reference: CameraReference) -> None:

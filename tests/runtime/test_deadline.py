@@ -158,8 +158,20 @@ def test_late_at_the_deadline_while_the_engine_hangs(hanging_at: Callable[..., B
 
         assert bench.clock.monotonic() == pytest.approx(shot.t_mono + BUDGET_S)
     assert (verdict.outcome, verdict.action, verdict.score) == (Outcome.LATE, Action.REVIEW, None)
-    assert verdict.error == "no answer within 100 ms of capture: A0 is busy for 40 ms"
+    waited = "the part waited 60 ms for the engine; "
+    assert verdict.error == f"no answer within 100 ms of capture: {waited}A0 is busy for 40 ms"
     assert verdict.stage_ms.total == pytest.approx(100)
+
+
+def test_a_late_part_says_whether_it_waited(hanging_at: Callable[..., Bench]) -> None:
+    """A slow engine and a long queue want different remedies."""
+    with hanging_at(0) as bench:
+        taken = bench.inspect().verdict.error
+        behind = bench.inspect().verdict.error
+
+    assert taken == "no answer within 100 ms of capture: A0 is busy for 100 ms"
+    never = "the part waited 100 ms and never reached the engine; "
+    assert behind == f"no answer within 100 ms of capture: {never}A0 is busy for 200 ms"
 
 
 def test_the_real_result_is_told_as_late_and_changes_nothing(hanging_at: Callable[..., Bench]) -> None:

@@ -150,6 +150,27 @@ def test_an_alarm_that_cannot_be_told_holds_no_verdict(tmp_path: Path) -> None:
     assert len(told) == len((tmp_path / "drift.jsonl").read_text().splitlines()) == 1
 
 
+def test_charts_are_not_waited_for() -> None:
+    """They come after the verdict; the next part must not pay for them. A change holds for the parts after it."""
+    go_on = threading.Event()
+
+    def tell(line: str) -> None:
+        assert go_on.wait(30)
+
+    watch = DriftSink(calibration(), DriftConfig(), STATION, None, tell)
+    before, after = watch.drift, sink([])
+    for seq in range(300):
+        watch.emit(inspection(seq, darker=2.0))
+    followed = before.parts
+    watch.change(after)
+    watch.emit(inspection(300))
+    go_on.set()
+    watch.close()
+
+    assert followed < 300
+    assert (before.parts, after.drift.parts) == (300, 1)
+
+
 def test_a_calibration_without_a_place_is_told() -> None:
     """Of an earlier version: the rest is followed."""
     told: list[str] = []

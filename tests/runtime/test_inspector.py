@@ -1,19 +1,26 @@
 """prepare, infer, judge: one shot in, one verdict out, whatever happens."""
 
+from collections.abc import Callable
+from typing import TypeVar
+
 import numpy as np
 import pytest
 
 from mapl_edge.arrays import UInt8Array
+from mapl_edge.aside import Aside, Errand
 from mapl_edge.calibration import Limits
+from mapl_edge.camera_health import measure, reference_from_measures
 from mapl_edge.contract import InputContract
 from mapl_edge.engine import Engine
 from mapl_edge.errors import BackendError
 from mapl_edge.frame import Frame
+from mapl_edge.runtime.camera_gate import CameraGate
 from mapl_edge.runtime.inspector import Inspector
 from mapl_edge.runtime.sources import Blank
 from mapl_edge.testing import FakeEngine, ManualClock
-from mapl_edge.verdict import Outcome
+from mapl_edge.verdict import ErrorCode, Outcome
 
+T = TypeVar("T")
 CONTRACT = InputContract(size_hw=(32, 64))
 
 
@@ -106,3 +113,56 @@ def test_the_fake_engine_has_the_real_ones_interface() -> None:
     assert {"infer", "close", "name"} <= public
     for method in ("infer", "close"):
         assert getattr(FakeEngine, method).__annotations__ == getattr(FusedEngine, method).__annotations__
+
+
+def gate() -> CameraGate:
+    """Knows pictures of 80x50 px with some texture."""
+    image = np.random.default_rng(0).integers(60, 190, (50, 80, 3), np.uint8)
+    return CameraGate("one", reference_from_measures([measure(image)]))
+
+
+def test_a_second_thread_changes_no_verdict() -> None:
+    """Health, picture and statistics are the same, whoever looks at them."""
+    clock, rng = ManualClock(), np.random.default_rng(1)
+    images = [rng.integers(low, low + 130, (50, 80, 3), np.uint8) for low in (0, 60, 125)]
+    shots = [Frame(image, 5, clock.monotonic(), clock.utc()) for image in images]
+    alone, beside = (Inspector(FakeEngine(), CONTRACT, Limits(fail=0.5), clock, gate=gate()) for _ in range(2))
+
+    with Aside() as aside:
+        found = [beside.inspect(shot, aside.do).verdict for shot in shots]
+
+    assert found == [alone.inspect(shot).verdict for shot in shots]
+    assert {verdict.code for verdict in found} == {None, ErrorCode.CAMERA_FAULT}
+
+
+def test_what_does_not_wait_for_the_engine_is_given_aside_before_its_call() -> None:
+    """So that it costs the part no time: statistics and the camera's health."""
+    clock = ManualClock()
+    given: list[Errand[object]] = []
+    at_call: list[int] = []
+
+    def aside(work: Callable[[], T], /) -> Errand[T]:
+        errand = Errand(work)
+        given.append(errand)  # type: ignore[arg-type]
+        return errand
+
+    engine = FakeEngine(lambda picture: at_call.append(len(given)) or 0.0)
+    image = np.random.default_rng(1).integers(60, 190, (50, 80, 3), np.uint8)
+    one = Inspector(engine, CONTRACT, Limits(fail=0.5), clock, gate=gate())
+    verdict = one.inspect(Frame(image, 5, 0.0, clock.utc()), aside).verdict
+
+    assert at_call == [2]
+    assert len(given) == 2
+    assert verdict.statistics is not None
+    assert given[0].answer() == tuple(list(verdict.statistics.as_json().values())[1:6])
+
+
+def test_a_camera_s_fault_explains_a_picture_that_does_not_fit() -> None:
+    """A camera that was set to another size is the reason; that its region of interest is gone comes of it."""
+    clock = ManualClock()
+    contract = InputContract(size_hw=(32, 32), roi_xywh=(0, 0, 80, 50))
+    one = Inspector(FakeEngine(), contract, Limits(fail=0.5), clock, gate=gate())
+
+    verdict = one.inspect(Frame(np.full((40, 70, 3), 9, np.uint8), 0, 0.0, clock.utc())).verdict
+
+    assert verdict.code is ErrorCode.CAMERA_FAULT
