@@ -48,7 +48,7 @@ def measure(bundle: Path, part: str, flags: list[str], rounds: int) -> list[dict
             sys.exit(done.stderr.strip().splitlines()[-1])
         told = json.loads(done.stdout)
         stages = {"start and end": whole - told["seconds"], **told["stages_s"]}
-        known = sum(effect["kind"] != "taught" for effect in told["effects"])
+        known = told["known_parts"]["good"] + told["known_parts"]["defect"]
         found.append({"whole_s": whole, "processor_s": used, "stages_s": stages, "known_parts": known, "load": load})
     return found
 

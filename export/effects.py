@@ -15,6 +15,7 @@ from mapl_edge.calibration import Calibration, Limits
 from mapl_edge.engine import Engine
 from mapl_edge.export.known_parts import KnownParts, Part
 from mapl_edge.gauge import Gauge, Mark, defect_marks, good_marks
+from mapl_edge.parity import FP32_TOLERANCE
 from mapl_edge.picture import picture_from_file
 from mapl_edge.prepare import prepare
 from mapl_edge.verdict import Outcome
@@ -57,6 +58,16 @@ class Effect:
         return self.before is not self.after
 
     @property
+    def moves(self) -> bool:
+        """Whether score or level differ by more than those of two engines of one bundle may."""
+        pairs = zip(self.mark_before, self.mark_after, strict=True)
+        return any(
+            not abs(after - before) <= FP32_TOLERANCE * max(1.0, abs(before))  # NaN moves too
+            for before, after in pairs
+            if before is not None and after is not None
+        )
+
+    @property
     def is_missed_now(self) -> bool:
         """A known defect that was stopped before and would pass now."""
         return self.kind == "defect" and self.after is Outcome.PASS and self.before is not Outcome.PASS
@@ -66,15 +77,15 @@ class Effect:
         return replace(self, before=self.mark_before.verdict(old), after=self.mark_after.verdict(new))
 
     def as_json(self) -> dict[str, Any]:
-        """Plain values."""
+        """Plain values; without levels where there is no pixel limit."""
         (score_before, level_before), (score_after, level_after) = self.mark_before, self.mark_after
+        levels = {"level_before": level_before, "level_after": level_after}
         return {
             "kind": self.kind,
             "name": self.name,
             "score_before": score_before,
             "score_after": score_after,
-            "level_before": level_before,
-            "level_after": level_after,
+            **(levels if level_before is not None or level_after is not None else {}),
             "before": self.before and self.before.value,
             "after": self.after and self.after.value,
         }
@@ -112,8 +123,8 @@ def effects_on(
     engines: tuple[Engine | None, Engine],
     workers: Executor,
     progress: Progress,
-) -> list[tuple[Effect, Part]]:
-    """Look at the known parts again.
+) -> Callable[[], list[tuple[Effect, Part]]]:
+    """Look at the known parts again; what it returns waits until that is done.
 
     Args:
         known: the parts.
@@ -125,12 +136,16 @@ def effects_on(
         progress: called as progress(what, done, total).
     """
     labelled = [*(("good", part) for part in known.good), *(("defect", part) for part in known.defects)]
-    found: list[tuple[Effect, Part]] = []
-    effect_of = partial(_effect_on, marks=marks, taught=taught, gauge=gauge, engines=engines)
-    for done, ((_, part), effect) in enumerate(zip(labelled, workers.map(effect_of, labelled), strict=True), 1):
-        found += [(effect, part)] if effect is not None else []
-        progress("scoring known parts", done, len(labelled))
-    return found
+    effects = workers.map(partial(_effect_on, marks=marks, taught=taught, gauge=gauge, engines=engines), labelled)
+
+    def wait() -> list[tuple[Effect, Part]]:
+        found: list[tuple[Effect, Part]] = []
+        for done, ((_, part), effect) in enumerate(zip(labelled, effects, strict=True), 1):
+            found += [(effect, part)] if effect is not None else []
+            progress("scoring known parts", done, len(labelled))
+        return found
+
+    return wait
 
 
 def _effect_on(

@@ -114,11 +114,21 @@ class BaseGraphs:
 
     def write(self, work: Path, more: Entries, vectors: FloatArray) -> None:
         """model.onnx, decoder.onnx and memory.faiss with more entries, searched by `vectors`; possible once."""
-        model, codes = graph_from_file(self._folder / MODEL), vectors if self._is_patch else None
-        for name, graph, searched in ((MODEL, model, codes), (DECODER, self._decoder, None)):
-            add_entries(graph, self._folder / name, self.memory, more, searched)
-            (work / name).write_bytes(graph.SerializeToString(deterministic=True))
+        self.write_split(work, more, vectors)
+        self.write_fused(work, more, vectors)
+
+    def write_split(self, work: Path, more: Entries, vectors: FloatArray) -> None:
+        """decoder.onnx and memory.faiss alone."""
+        self._write(DECODER, self._decoder, work, more, None)
         write_index(index_with(self._folder / MEMORY, vectors), work / MEMORY)
+
+    def write_fused(self, work: Path, more: Entries, vectors: FloatArray) -> None:
+        """model.onnx alone."""
+        self._write(MODEL, graph_from_file(self._folder / MODEL), work, more, vectors if self._is_patch else None)
+
+    def _write(self, name: str, graph: Any, work: Path, more: Entries, codes: FloatArray | None) -> None:
+        add_entries(graph, self._folder / name, self.memory, more, codes)
+        (work / name).write_bytes(graph.SerializeToString(deterministic=True))
 
 
 def entries_of(deltas: Sequence[Mapping[str, AnyArray]]) -> Entries:

@@ -14,12 +14,12 @@ from typing import Any
 
 import numpy as np
 import onnx
-import onnxruntime
 from onnx import numpy_helper
 
 from mapl_edge.arrays import AnyArray, FloatArray, IntArray, UInt8Array
 from mapl_edge.bundle import DECODER, ENCODER
 from mapl_edge.errors import BundleError
+from mapl_edge.export.onnx_session import onnx_session, product_with
 from mapl_edge.export.search_graph import add_to_search
 from mapl_edge.search import CODE
 
@@ -114,14 +114,6 @@ class PlaceEncoder:
         return codes_of(entries, self._mean, self._basis)
 
 
-def onnx_session(graph: Path | bytes) -> Any:
-    """A graph in ONNX Runtime, one thread a call: several pictures are looked at side by side."""
-    options = onnxruntime.SessionOptions()
-    options.log_severity_level, options.intra_op_num_threads = 3, 1
-    source = str(graph) if isinstance(graph, Path) else graph
-    return onnxruntime.InferenceSession(source, options, providers=["CPUExecutionProvider"])
-
-
 def columns_of(fine: FloatArray, middle: FloatArray, coarse: FloatArray) -> FloatArray:
     """Features of all levels at each place of stride 8, as `PatchMemory` keeps them: (C, H, W) each → (Q, D)."""
     c, h, w = fine.shape
@@ -132,7 +124,7 @@ def columns_of(fine: FloatArray, middle: FloatArray, coarse: FloatArray) -> Floa
 
 def codes_of(entries: Entries, mean: FloatArray, basis: FloatArray) -> FloatArray:
     """What patches are searched by, as `PatchMemory` has it, float32 (N, S)."""
-    return np.rint((entries.descriptors - mean) @ basis).clip(-CODE, CODE).astype(np.float32)
+    return np.rint(product_with(basis)(entries.descriptors - mean)).clip(-CODE, CODE)
 
 
 def graph_from_file(path: Path) -> Any:

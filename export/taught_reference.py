@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from concurrent.futures import Executor
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -17,7 +16,8 @@ from mapl_edge.bundle import (
 )
 from mapl_edge.engine import Reading
 from mapl_edge.errors import ParityError
-from mapl_edge.export.memory_graph import Entries, PlaceEncoder, Seen, onnx_session
+from mapl_edge.export.memory_graph import Entries, PlaceEncoder, Seen
+from mapl_edge.export.onnx_session import Product, onnx_session, product_with
 from mapl_edge.search import NEIGHBOURS, RECALL, SearchIndex
 
 TIE = 1e-5  # relative: a place this near to a new entry may find it; rounding decides
@@ -45,31 +45,25 @@ class Reference:
     It shares neither the copy of the memory that fused graph and index search nor their way to search it.
     """
 
-    def __init__(self, work: Path, encoder: PlaceEncoder, old: FloatArray, new: FloatArray) -> None:
-        self._encoder, self._decoder, self._old = encoder, onnx_session(work / DECODER), len(old)
+    def __init__(self, work: Path, old: FloatArray, new: FloatArray) -> None:
+        self._decoder, self._old = onnx_session(work / DECODER), len(old)
         self.vectors = np.concatenate([old, new])
-        self._table = np.concatenate(
-            [-2 * self.vectors, np.square(self.vectors).sum(1, keepdims=True)], 1
-        ).T  # (S+1, K)
+        self._compare = _comparison_with(self.vectors)
 
     def nearest(self, seen: Seen) -> tuple[IntArray, IntArray]:
         """The nearest entry to each query, int64 (Q,): of those before, and of all."""
-        queries = np.concatenate([seen.queries, np.ones((len(seen.queries), 1), np.float32)], 1)
-        before, now = (np.empty(len(queries), np.int64) for _ in range(2))
-        squares = np.empty((min(BLOCK, len(queries)), len(self.vectors)), np.float32)  # without |q|²
-        for start in range(0, len(queries), BLOCK):
-            block = queries[start : start + BLOCK]
-            distances = np.matmul(block, self._table, out=squares[: len(block)])
+        before, now = (np.empty(len(seen.queries), np.int64) for _ in range(2))
+        for start in range(0, len(seen.queries), BLOCK):
+            distances = self._compare(seen.queries[start : start + BLOCK])
             old = distances[:, : self._old].argmin(1)
             new = self._old + distances[:, self._old :].argmin(1)
-            place = np.arange(len(block))
+            place = np.arange(len(distances))
             before[start : start + BLOCK] = old
             now[start : start + BLOCK] = np.where(distances[place, new] < distances[place, old], new, old)
         return before, now
 
-    def look_if_changed(self, picture: UInt8Array) -> Answer:
-        """Read a prepared picture, but not where no place finds a new entry: the answer is that of before then."""
-        seen = self._encoder(picture)
+    def look_if_changed(self, seen: Seen) -> Answer:
+        """Like `look`, but not where no place finds a new entry: the answer is that of before then."""
         found = self.nearest(seen)[1]
         return Answer(self._decoded(seen, found) if (found >= self._old).any() else None, None, found)
 
@@ -84,19 +78,18 @@ class Reference:
 
 
 def golden_answers(
-    golden: Golden, pictures: UInt8Array, taught: Sequence[Answer], reference: Reference, workers: Executor
+    golden: Golden, looks: Sequence[Answer], pictures: UInt8Array, taught: Sequence[Answer]
 ) -> tuple[Golden, dict[str, AnyArray]]:
     """Golden pictures and the taught ones with their answers now; what a delta has to keep.
 
-    Where no place finds a new entry the trained model's own answer stays; the others are answered by `reference`.
+    Where no place finds a new entry the trained model's own answer stays; the others get the reference's.
 
     Args:
         golden: of the bundle before.
+        looks: what the reference says of its pictures (`Reference.look_if_changed`).
         pictures: that were taught, prepared, uint8 (N, H, W, 3).
-        taught: what `reference` says of them.
-        workers: look at several pictures side by side.
+        taught: what the reference says of them.
     """
-    looks = list(workers.map(reference.look_if_changed, golden.pictures))
     changed = [i for i, look in enumerate(looks) if look.now is not None]
     answers = [look.now for look in (*looks, *taught) if look.now is not None]
     scores, maps = np.array([one.score for one in answers], np.float32), np.stack([one.map for one in answers])
@@ -110,7 +103,7 @@ def golden_answers(
 
 def require_found(work: Path, reference: Reference, seen: Sequence[Seen], answers: Sequence[Answer]) -> None:
     """The index must find in the taught pictures what comparing with every entry finds."""
-    index = SearchIndex(work / MEMORY)
+    index = SearchIndex(work / MEMORY, threads=1)
     for one, answer in zip(seen, answers, strict=True):
         found = index.search(one.queries[None])[0]
         far, near = (np.square(one.queries - reference.vectors[which]).sum(1) for which in (found, answer.found))
@@ -134,7 +127,8 @@ def entries_from_seen(
         codes = encoder.vectors(of_part)
         vectors = np.concatenate([vectors, codes])
         if len(of_part.spread):
-            near = np.sort(_squares(codes, vectors), 1)[:, 1 : 1 + NEIGHBOURS]  # the first is the patch itself
+            squares = np.square(codes).sum(1, keepdims=True) + _comparison_with(vectors)(codes)
+            near = np.sort(squares, 1)[:, 1 : 1 + NEIGHBOURS]  # the first is the patch itself
             of_part = replace(of_part, spread=np.sqrt(near).mean(1).clip(1).astype(np.float32))
         found.append(of_part)
     more = found[0]
@@ -145,8 +139,8 @@ def entries_from_seen(
 
 def _farthest_first(seen: Seen, vectors: FloatArray, count: int) -> IntArray:
     """Places farthest from all vectors and from those chosen before them; fewer where the rest is in the memory."""
-    distance = _squares(seen.queries, vectors).min(1)
-    negligible = TIE * np.square(seen.queries).sum(1)
+    lengths = np.square(seen.queries).sum(1)
+    distance, negligible = lengths + _comparison_with(vectors)(seen.queries).min(1), TIE * lengths
     chosen: list[int] = []
     while len(chosen) < min(count, len(distance)):
         farthest = int(distance.argmax())
@@ -157,7 +151,7 @@ def _farthest_first(seen: Seen, vectors: FloatArray, count: int) -> IntArray:
     return np.array(chosen, np.int64)
 
 
-def _squares(queries: FloatArray, vectors: FloatArray) -> FloatArray:
-    """Squared distances, float32 (Q, K)."""
-    found = np.square(queries).sum(1)[:, None] + np.square(vectors).sum(1) - 2 * queries @ vectors.T
-    return np.asarray(found, np.float32)
+def _comparison_with(vectors: FloatArray) -> Product:
+    """What compares every query with every vector, float32 (K, S): (Q, S) → |q - v|² less |q|², (Q, K)."""
+    multiply = product_with(np.concatenate([-2 * vectors, np.square(vectors).sum(1, keepdims=True)], 1).T)
+    return lambda queries: multiply(np.concatenate([queries, np.ones((len(queries), 1), np.float32)], 1))

@@ -147,41 +147,45 @@ def teach_good(
     number = len(lessons(bundle)) + 1
     images = [picture_from_file(part.path) for part in parts]
     pictures = np.stack([prepare(image, bundle.contract) for image in images])
-    encoder = PlaceEncoder(bundle.path, bundle.manifest.memory.scope)
-    base, deltas = BaseGraphs(bundle), deltas_of(bundle)
-    old_vectors = encoder.vectors(base.memory.and_also(entries_of(deltas)) if deltas else base.memory)
-    seen = [encoder(picture) for picture in pictures]
     first_source = len([name for name in bundle.manifest.files if name.startswith("memory/")])
-    more = entries_from_seen(encoder, seen, old_vectors, patches, first_source)
-    delta: dict[str, AnyArray] = {name: getattr(more, name) for name in Entries.__slots__}
-    stages.end("what the part brings")
-    with replaced(bundle) as work, ExitStack() as at_end:
-        workers = at_end.enter_context(ThreadPoolExecutor(WORKERS))
+    with ThreadPoolExecutor(WORKERS) as workers, replaced(bundle) as work, ExitStack() as at_end:
+        encoder = PlaceEncoder(bundle.path, bundle.manifest.memory.scope)
+        seen = [encoder(picture) for picture in pictures]
+        golden = bundle.golden()
+        seen_golden = workers.map(encoder, golden.pictures)
+        base, deltas = BaseGraphs(bundle), deltas_of(bundle)
+        old_vectors = encoder.vectors(base.memory.and_also(entries_of(deltas)) if deltas else base.memory)
+        more = entries_from_seen(encoder, seen, old_vectors, patches, first_source)
+        delta: dict[str, AnyArray] = {name: getattr(more, name) for name in Entries.__slots__}
+        stages.end("what the part brings")
+
         keep_base(bundle, work)
         for index, picture in enumerate(pictures, start=first_source):
             _write_jpeg(work / memory_name(index), picture)
         added = entries_of([*deltas, delta])
-        base.write(work, added, encoder.vectors(added))
+        vectors = encoder.vectors(added)
+        base.write_split(work, added, vectors)
+        opening = workers.submit(Reference, work, old_vectors, encoder.vectors(more))
+        base.write_fused(work, added, vectors)
         draft = Bundle(work, bundle.manifest, "")
         stages.end("new graphs and index")
 
-        reference = Reference(work, encoder, old_vectors, encoder.vectors(more))
-        answers = list(workers.map(reference.look, seen))
-        require_found(work, reference, seen, answers)
-        golden, kept = golden_answers(bundle.golden(), pictures, answers, reference, workers)
-        stages.end("golden answers")
-
+        reference = opening.result()
+        taught_looks = workers.map(reference.look, seen)
+        golden_looks = workers.map(reference.look_if_changed, seen_golden)
         fused, split = (at_end.enter_context(_opened(draft, graph, open_engine)) for graph in ("fused", "split"))
         at_end.callback(workers.shutdown, cancel_futures=True)  # where something fails, nobody waits for the rest
-        proofs = [workers.submit(require_parity, engine, golden) for engine in (fused, split)]
+        answers = list(taught_looks)
+        finding = workers.submit(require_found, work, reference, seen, answers)
+        golden, kept = golden_answers(golden, list(golden_looks), pictures, answers)
+        stages.end("golden answers")
+
+        proofs = [workers.submit(require_parity, engine, golden) for engine in (split, fused)]
         marks = recorded_marks(calibration) if is_exact(calibration) else {}
         before: Engine | None = None
         if any(part.digest not in marks for part in (*known.good, *known.defects)):
             before = at_end.enter_context(_opened(bundle, "fused", open_engine))
-        known_effects = effects_on(known, marks, pictures, gauge, (before, fused), workers, progress)
-        proof_fused, proof_split = (proof.result() for proof in proofs)
-        save_arrays(work / f"{TEACH}/{number:04d}.npz", delta | kept | {"pictures": pictures})
-        stages.end("proof of both graphs, known parts")
+        known_effects_of = effects_on(known, marks, pictures, gauge, (before, fused), workers, progress)
 
         taught_effects = [
             Effect("taught", part.name, gauge(answer.before, image.shape[:2]), gauge(answer.now, image.shape[:2]))
@@ -199,10 +203,14 @@ def teach_good(
             "tools": {name: version(name) for name in ("onnx", "numpy")},
         }
         text = json.dumps(record, indent=2, ensure_ascii=False) + "\n"
+        save_arrays(work / f"{TEACH}/{number:04d}.npz", delta | kept | {"pictures": pictures})
         (work / f"{TEACH}/{number:04d}.json").write_text(text, encoding="utf-8")
         write_golden(bundle, work)
         made = write_taught_manifest(bundle, work)
-        stages.end("golden pictures and manifest")
+        finding.result()
+        known_effects = known_effects_of()
+        proof_split, proof_fused = (proof.result() for proof in proofs)
+        stages.end("proof of both graphs, known parts")
 
         now = None
         if calibration is not None:

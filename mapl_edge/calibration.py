@@ -19,7 +19,7 @@ from mapl_edge.errors import BundleError
 from mapl_edge.files import new_file
 from mapl_edge.place import PlaceReference
 
-CALIBRATION_SCHEMA = 3
+CALIBRATION_SCHEMA = 4  # raised with every key: a version that does not know one says so, and not that it is wrong
 _LOADER = getattr(yaml, "CSafeLoader", yaml.SafeLoader)  # in C ten times as fast; some builds lack it
 _DUMPER = getattr(yaml, "CSafeDumper", yaml.SafeDumper)
 HEADER = "# Thresholds of this bundle, written by `mapl-edge calibrate`. The first document is in force.\n"

@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 from pydantic import ValidationError
 
 from mapl_edge.calibration import (
+    CALIBRATION_SCHEMA,
     Calibration,
     Limits,
     Promise,
@@ -133,7 +134,7 @@ def test_file_can_be_read_by_people(tmp_path: Path) -> None:
     lines = (tmp_path / "calibration.yaml").read_text(encoding="utf-8").splitlines()
 
     assert lines[0].startswith("# ")
-    assert lines[1] == "schema_version: 3"
+    assert lines[1] == f"schema_version: {CALIBRATION_SCHEMA}"
     assert "created_by: Jürgen" in lines
 
 
@@ -152,12 +153,12 @@ def test_limit_that_is_no_number_is_refused(key: str, value: float) -> None:
         Limits.model_validate({"fail": 1.0, key: value})
 
 
-@pytest.mark.parametrize("schema", [4, 99], ids="schema {}".format)
+@pytest.mark.parametrize("schema", [5, 99], ids="schema {}".format)
 def test_newer_schema_is_refused(schema: int, tmp_path: Path) -> None:
     """An older station must not guess what a newer file means, whatever else is in it."""
     path = written(tmp_path, schema_version=schema, added_later=True)
 
-    with pytest.raises(BundleError, match=rf"schema {schema} is newer than this version reads \(3\); update mapl-edge"):
+    with pytest.raises(BundleError, match=rf"schema {schema} is newer than this version reads \(4\); update mapl-edge"):
         calibration_from_file(path)
 
 
@@ -236,6 +237,24 @@ def test_a_file_of_the_first_schema_is_read_as_it_is(tmp_path: Path) -> None:
 
     assert found.limits == calibration().limits
     assert (found.rule, found.misses, found.review_promise) == ("promise", None, None)
+
+
+LATER = ("place", "levels", "defect_scores", "defect_levels", "target_recall", "costs")  # since schema 3
+
+
+@pytest.mark.parametrize("keys", [LATER, ()], ids=["without later keys", "with them"])
+def test_a_file_of_the_third_schema_is_read_on_and_written_as_this_one(keys: tuple[str, ...], tmp_path: Path) -> None:
+    """Some of that number hold later keys: the number was raised after them."""
+    content = {key: value for key, value in calibration().model_dump(mode="json").items() if key not in keys}
+    path = tmp_path / "calibration.yaml"
+    path.write_text(yaml.safe_dump(content | {"schema_version": 3}))
+
+    found = calibration_from_file(path)
+    write_calibration(found, path)
+
+    assert found.schema_version == 3
+    assert found.model_copy(update={"schema_version": CALIBRATION_SCHEMA}) == calibration()
+    assert [one.schema_version for one in history_from_file(path)] == [3, CALIBRATION_SCHEMA]
 
 
 @pytest.mark.parametrize(

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import csv
 import json
+import shutil
 from pathlib import Path
 
 import pytest
 from test_cli import mapl_edge, one_line
 
-from mapl_edge.bundle import Bundle
+from mapl_edge.bundle import Bundle, open_bundle
+from mapl_edge.calibration import write_calibration
 from mapl_edge.config import DriftConfig, StationConfig, config_from_dict
 from mapl_edge.part_statistics import STATISTICS, PartStatistics
 
@@ -85,17 +87,39 @@ def test_the_baseline_is_found_where_the_station_is(dark: Path, calibrated: Path
     (tmp_path / "part.mapl").symlink_to(calibrated)
     beside = mapl_edge("drift", dark / "store", cwd=tmp_path)
 
+    calibration = open_bundle(calibrated).calibration
+    of_file = {"calibration": open_bundle(calibrated).calibration_digest, "file": str(calibrated / "calibration.yaml")}
+    made = {"version": calibration.version, "created_at": calibration.created_at, "parts": named["baseline_parts"]}
     assert json.loads(found.stdout) == named
+    assert named["baselines"] == [of_file | made]
     assert f"baseline: the calibration of {calibrated}" in found.stderr.replace("\n", "")
-    assert "baseline: the calibration of part.mapl" in beside.stderr
+    assert f"baseline: the calibration of part.mapl, version 1 of {calibration.created_at}, digest " in beside.stderr
 
 
 def test_no_baseline_is_told_with_what_to_do(dark: Path, tmp_path: Path) -> None:
     """Not a word about it looked like a station that never drifts."""
-    told = mapl_edge("drift", dark / "store", cwd=tmp_path).stderr.replace("\n", " ")
+    done = mapl_edge("drift", dark / "store", "--json", cwd=tmp_path)
+    told, (baseline,) = done.stderr.replace("\n", " "), json.loads(done.stdout)["baselines"]
 
-    assert "no baseline: the parts were judged by calibration" in told
+    assert f"no baseline: the parts were judged by calibration {baseline['calibration'][:12]}" in told
     assert "name the bundle with --bundle" in told
+    assert (baseline["file"], baseline["version"], baseline["created_at"], baseline["parts"]) == (None, None, None, 0)
+
+
+def test_calibration_without_statistics_is_told(dark: Path, calibrated: Path, tmp_path: Path) -> None:
+    """As where teaching kept the limits: it is the right calibration, but nothing to measure drift from."""
+    copy = tmp_path / "part.mapl"
+    shutil.copytree(calibrated, copy)
+    bare = open_bundle(copy).calibration.model_copy(update={"baseline": {}})
+    write_calibration(bare, copy / "calibration.yaml")
+    judged_by = open_bundle(copy).calibration_digest
+    verdicts = [json.loads(line) | {"calibration": judged_by} for line in (dark / "v.jsonl").read_text().splitlines()]
+    (tmp_path / "v.jsonl").write_text("".join(json.dumps(one) + "\n" for one in verdicts))
+
+    done = mapl_edge("drift", "v.jsonl", "--json", cwd=tmp_path)
+
+    assert "0 parts: it holds no statistics of them, charts start from the first parts" in done.stderr
+    assert json.loads(done.stdout)["baselines"][0]["file"] == "part.mapl/calibration.yaml"
 
 
 def test_drift_can_be_turned_off(dark: Path, tmp_path: Path) -> None:

@@ -32,7 +32,12 @@ def test_reject_of_the_store_is_taught_and_taken_off(kept: Path, bundle: Bundle,
     assert (taught["kind"], taught["name"], taught["before"]) == ("taught", f"line-3/{seq}", "FAIL")
     assert abs(taught["score_before"] - float(str(entries[0]["score"]))) < 1e-4
     assert taught["score_after"] < taught["score_before"]
-    assert [one["kind"] for one in told["effects"][1:]] == ["good"] * 20 + ["defect"]
+    counts, listed = told["known_parts"], told["effects"][1:]
+    assert (counts["good"], counts["defect"]) == (20, 1)
+    assert len(listed) >= counts["moved"] > 0
+    assert sum(one["before"] != one["after"] for one in listed) == counts["changed"]
+    assert told["calibration"]["limits"] == open_bundle(bundle.path).calibration.limits.model_dump()
+    assert "pictures" not in told["calibration"]
     assert [list(one["parts"]) for one in shown["lessons"]] == [[f"line-3/{seq}"]]
     assert "FAIL -> " in done.stderr
     mapl_edge("teach", "part.mapl", "--undo", cwd=kept)

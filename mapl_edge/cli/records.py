@@ -10,6 +10,7 @@ from typing import Annotated, Any, Literal
 import typer
 from rich.markup import escape
 
+from mapl_edge.bundle import CALIBRATION
 from mapl_edge.cli.app import CALIBRATED, ConfigOption, EngineOption, app, people
 from mapl_edge.cli.common import (
     area_in_force,
@@ -149,22 +150,21 @@ def drift(
     if bundle is not None:
         _ = opened(bundle).calibration  # says it where there is none
     here = bundles_here() if bundle is None else {opened(bundle).calibration_digest: bundle}
-    baselines: list[str] = []
+    baselines: list[dict[str, Any]] = []
 
     def drift_of(digest: str) -> Drift:
-        if digest in here:
-            baselines.append(f"baseline: the calibration of {here[digest]}")
-            return Drift(opened(here[digest]).calibration, *rates)
-        where = "no bundle here has it" if bundle is None else f"{bundle} has another"
-        baselines.append(
-            f"no baseline: the parts were judged by calibration {digest[:12] or '(none named)'}, {where}; "
-            "charts start from the first parts, name the bundle with --bundle"
-        )
-        return Drift(None, *rates)
+        there = here.get(digest)
+        calibration = None if there is None else opened(there).calibration
+        charts = Drift(calibration, *rates)
+        baselines.append({"calibration": digest or None, "file": None, "version": None, "created_at": None, "parts": 0})
+        if calibration is not None and there is not None:
+            of_file = {"file": str(there / CALIBRATION), "parts": charts.n_baseline}
+            baselines[-1] |= of_file | {name: getattr(calibration, name) for name in ("version", "created_at")}
+        return charts
 
     followed = follow(passed_parts(_store_folder(past), camera), drift_of)
-    for line in baselines:
-        people.print(line, markup=False)
+    for baseline in baselines:
+        people.print(_baseline_told(baseline, bundle), markup=False)
     if csv is not None:
         people.print(f"{csv}: {write_drift(followed, csv)} parts", markup=False)
     if plot is not None:
@@ -180,7 +180,24 @@ def drift(
     )
     told = [{**alarm.as_json(), "seq": part.seq, "captured_at": part.captured_at} for part, alarm in alarms]
     counts = {"passed_parts": len(followed.steps), "baseline_parts": followed.n_baseline}
-    print_json(as_json, {**counts, "parts_per_false_alarm": rates[0], "alarms": told})
+    print_json(as_json, {**counts, "parts_per_false_alarm": rates[0], "baselines": baselines, "alarms": told})
+
+
+def _baseline_told(baseline: dict[str, Any], named: Path | None) -> str:
+    """What the charts started from."""
+    digest = (baseline["calibration"] or "(none named)")[:12]
+    from_first = "charts start from the first parts"
+    if baseline["file"] is None:
+        where = "no bundle here has it" if named is None else f"{named} has another"
+        return (
+            f"no baseline: the parts were judged by calibration {digest}, {where}; {from_first}, name the bundle "
+            "with --bundle"
+        )
+    found = (
+        f"baseline: the calibration of {Path(baseline['file']).parent}, version {baseline['version']} of "
+        f"{baseline['created_at']}, digest {digest}, {baseline['parts']} parts"
+    )
+    return found if baseline["parts"] else f"{found}: it holds no statistics of them, {from_first}; calibrate again"
 
 
 def _store_folder(named: Path | None) -> Path:

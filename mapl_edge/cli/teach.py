@@ -203,18 +203,28 @@ def _tell(path: Path, taught: Any, stages: Stages) -> None:
 
 
 def _json_of(taught: Any, stages: Stages) -> dict[str, Any]:
+    known = [effect for effect in taught.effects if effect.kind != "taught"]
+    of_kind = {kind: sum(effect.kind == kind for effect in known) for kind in ("good", "defect")}
+    counts = {"moved": sum(effect.moves for effect in known), "changed": sum(effect.changes for effect in known)}
+    shown = [effect for effect in taught.effects if effect.kind == "taught" or effect.changes or effect.moves]
+    now = taught.calibration
     return {
         "taught": taught.number,
         "digest": taught.digest,
         "digest_before": taught.digest_before,
         "entries": taught.entries,
-        "effects": [effect.as_json() for effect in taught.effects],
+        "known_parts": of_kind | counts,
+        "effects": [effect.as_json() for effect in shown],
         "score_error": {"fused": taught.fused.score_error, "split": taught.split.score_error},
         "map_error": {"fused": taught.fused.map_error, "split": taught.split.map_error},
-        "calibration": taught.calibration.model_dump(mode="json") if taught.calibration else None,
+        "calibration": None if now is None else now.model_dump(mode="json", include=IN_FORCE),
         "seconds": round(sum(stages.seconds.values()), 3),
         "stages_s": {name: round(seconds, 3) for name, seconds in stages.seconds.items()},
     }
+
+
+IN_FORCE = {"version", "rule", "limits", "promise", "review_promise", "pixel_promise", "misses", "note"}
+"""What is told of a calibration; the parts that it came from stand in calibration.yaml."""
 
 
 def _tell_engines(bundle: Bundle) -> None:
