@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 import cv2
@@ -20,6 +21,36 @@ def auroc(positive: npt.ArrayLike, scores: npt.ArrayLike) -> float:
     if tp[-1] == 0 or fp[-1] == 0:
         return float("nan")
     return _area(fp / fp[-1], tp / tp[-1])
+
+
+def smooth_auroc(positive: npt.ArrayLike, scores: npt.ArrayLike, bandwidth: float) -> float:
+    """Area under the ROC curve of kernel estimates, the mean of Φ((s⁺ - s⁻) / bandwidth) over all pairs.
+
+    Where two engines are compared on few pictures, pairs that lie near each other change sides by chance, and each
+    moves the AUROC; here a small step of a score is a small step of the area (Zou, Hall and Shapiro 1997, Statistics
+    in Medicine 16).
+
+    Args:
+        positive, scores: as of `auroc`.
+        bandwidth: of a difference of two scores, see `bandwidth_of`; with 0 it is the AUROC. The same for both engines.
+    """
+    y, s = _flat(positive, scores)
+    if bandwidth <= 0 or not y.any() or y.all():
+        return auroc(y, s)
+    steps = np.subtract.outer(s[y], s[~y]).ravel() / (bandwidth * math.sqrt(2))
+    return 0.5 + 0.5 * math.fsum(map(math.erf, steps.tolist())) / len(steps)
+
+
+def bandwidth_of(positive: npt.ArrayLike, scores: npt.ArrayLike) -> float:
+    """For `smooth_auroc`: both classes' by Silverman's rule of thumb, joined. 0 where a class does not vary."""
+    y, s = _flat(positive, scores)
+    widths = []
+    for few in (s[y], s[~y]):
+        if len(few) < 2:
+            return 0.0
+        low, high = np.percentile(few, [25, 75])
+        widths.append(0.9 * min(float(few.std(ddof=1)), float(high - low) / 1.34) * len(few) ** -0.2)
+    return math.hypot(*widths) if min(widths) > 0 else 0.0
 
 
 def average_precision(positive: npt.ArrayLike, scores: npt.ArrayLike) -> float:

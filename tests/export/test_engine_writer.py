@@ -104,7 +104,7 @@ def noisy(path: Path, out: Path, *rest: object, **more: object) -> None:
 def test_a_precision_that_is_noisy_is_refused_unless_forced(bundle: Bundle, monkeypatch: pytest.MonkeyPatch) -> None:
     """Where few validation pictures happen to keep their AUROC, others would not."""
     monkeypatch.setattr(engine_writer, "Int8Graph", in_place_of_int8(noisy))
-    monkeypatch.setattr(engine_writer, "auroc", lambda positive, scores: 0.9)
+    monkeypatch.setattr(engine_writer, "smooth_auroc", lambda positive, scores, bandwidth: 0.9)
 
     with pytest.raises(ParityError, match=r"move by \d+\.\d+ of their deviation, expected at most 0\.13.*--force"):
         add_engine(bundle, "onnxruntime", "int8", engine_of)
