@@ -47,8 +47,8 @@ class Cost(BaseModel):
         score_error, map_error: against the golden answers, see `mapl_edge.parity`.
         auroc, auroc_fp32: image AUROC on the bundle's validation pictures, of this engine and of the fp32 graph; None
             for fp32 itself.
-        smooth_auroc, smooth_auroc_fp32: the same by kernel estimates, see `mapl_edge.metrics.smooth_auroc`; their
-            difference decides.
+        smooth_auroc, smooth_auroc_fp32: the same by kernel estimates, see `mapl_edge.metrics.smooth_auroc`; neither
+            may fall by more than 0.002.
         noise: by how much scores of held-out normals move from part to part, in the deviation of their fp32 scores;
             None for fp32 itself.
         ms, ms_fp32: median milliseconds a frame, both in turns on the machine where it was made; None where it could

@@ -104,9 +104,24 @@ def noisy(path: Path, out: Path, *rest: object, **more: object) -> None:
 def test_a_precision_that_is_noisy_is_refused_unless_forced(bundle: Bundle, monkeypatch: pytest.MonkeyPatch) -> None:
     """Where few validation pictures happen to keep their AUROC, others would not."""
     monkeypatch.setattr(engine_writer, "Int8Graph", in_place_of_int8(noisy))
+    monkeypatch.setattr(engine_writer, "auroc", lambda positive, scores: 0.9)
     monkeypatch.setattr(engine_writer, "smooth_auroc", lambda positive, scores, bandwidth: 0.9)
 
     with pytest.raises(ParityError, match=r"move by \d+\.\d+ of their deviation, expected at most 0\.13.*--force"):
+        add_engine(bundle, "onnxruntime", "int8", engine_of)
+
+
+@pytest.mark.parametrize("measure", ["auroc", "smooth_auroc"])
+def test_neither_counted_nor_smoothed_auroc_may_fall(
+    bundle: Bundle, monkeypatch: pytest.MonkeyPatch, measure: str
+) -> None:
+    """Each lets through what the other one refuses."""
+    falling = iter([0.897, 0.9] * len(engine_writer.INT8_SPARED))
+    for name in ("auroc", "smooth_auroc"):
+        answer = (lambda *rest: next(falling)) if name == measure else (lambda *rest: 0.9)
+        monkeypatch.setattr(engine_writer, name, answer)
+
+    with pytest.raises(ParityError, match=r"image AUROC falls from 0\.9000 to 0\.8970.*--force"):
         add_engine(bundle, "onnxruntime", "int8", engine_of)
 
 
