@@ -6,8 +6,9 @@ import difflib
 import json
 import signal
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any, get_args
 
@@ -19,6 +20,7 @@ from rich.table import Column, Table
 from mapl_edge.bundle import CALIBRATION, MANIFEST, Bundle, open_bundle
 from mapl_edge.calibration import Calibration
 from mapl_edge.cli.app import people
+from mapl_edge.clock import Clock, SystemClock
 from mapl_edge.config import STATION_FILE, CameraConfig, StationConfig, config_from_yaml
 from mapl_edge.errors import BackendUnavailable, BundleError, ConfigError, ContractMismatch, Uncalibrated
 from mapl_edge.files import sha256_of, write_stdout
@@ -26,6 +28,7 @@ from mapl_edge.masks import InspectedArea, masks_from_camera
 
 PATHS = ("bundle", "inspect", "ignore")  # of a camera, as seen from the station file
 WIDE = 240  # columns of a table that goes to a file or pipe
+LINE_EVERY_S = 10.0  # of progress, for each kind of work
 
 
 def opened_bundle(path: Path) -> Bundle:
@@ -172,9 +175,12 @@ def stop_on_signals() -> Iterator[threading.Event]:
 
 @contextmanager
 def bars() -> Iterator[Any]:
-    """Progress bars, one per kind of work: progress(what, done, total)."""
+    """Progress bars, one per kind of work: progress(what, done, total). A log file gets lines now and then instead."""
+    if not people.is_terminal:
+        yield ProgressLines(partial(people.print, markup=False))
+        return
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    with Progress(*columns, console=people, disable=not people.is_terminal) as bars:
+    with Progress(*columns, console=people) as bars:
         tasks: dict[str, TaskID] = {}
 
         def progress(what: str, done: int, total: int) -> None:
@@ -183,6 +189,25 @@ def bars() -> Iterator[Any]:
             bars.update(tasks[what], completed=done, total=total)
 
         yield progress
+
+
+class ProgressLines:
+    """Progress where nothing can be drawn over: a line for each kind of work, at most one in `LINE_EVERY_S`.
+
+    What is done sooner has no line at all.
+    """
+
+    def __init__(self, tell: Callable[[str], None], clock: Clock | None = None) -> None:
+        self._tell, self._clock = tell, clock or SystemClock()
+        self._told: dict[str, float] = {}  # when each kind of work last had a line, or began
+
+    def __call__(self, what: str, done: int, total: int) -> None:
+        """See `bars`."""
+        now = self._clock.monotonic()
+        last = self._told.setdefault(what, now)
+        if now - last >= LINE_EVERY_S:
+            self._told[what] = now
+            self._tell(f"{what}: {done} of {total}")
 
 
 def shown(value: float | None, form: str) -> str:

@@ -6,7 +6,8 @@ import copy
 import io
 import math
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -32,6 +33,7 @@ KEPT = 128  # pooled vectors of each kind that the pseudo-labeler is fitted on
 LEAST = 16  # of each kind before it is fitted at all
 LEAST_FALL = 0.01  # of the loss: less is no significant decline (§2.6.3)
 MAX_NORM = 10.0  # of the gradient, clipped
+SHARE_OF_STEP = 0.02  # of each step's weights in their running mean: over about the last 50 steps
 
 
 @dataclass(frozen=True)
@@ -65,6 +67,42 @@ class Convergence:
         self.least_loss, self.best_score = min(loss, self.least_loss), max(score, self.best_score)
         self.stale = 0 if better else self.stale + 1
         return self.stale >= self.patience
+
+
+class Averaged:
+    """A running mean of the head's weights over the latest steps: what validation sees and what is kept.
+
+    The steps of small batches scatter around it (Polyak and Juditsky, 1992, "Acceleration of stochastic approximation
+    by averaging"). Where the encoder trains too there is none: a mean head would not fit the encoder of the day.
+
+    Attributes:
+        mean: of each floating-point entry of the head's state, by name.
+        steps: how many it is made from.
+    """
+
+    def __init__(self, detector: Detector) -> None:
+        head = () if detector.encoder.trainable else ("fusion.", "decoder.", "predictor.")
+        state = detector.state_dict()
+        self.mean = {name: v.clone() for name, v in state.items() if name.startswith(head) and v.is_floating_point()}
+        self.steps = 0
+
+    def update(self, detector: Detector) -> None:
+        """Another step's weights."""
+        self.steps += 1
+        state = detector.state_dict()
+        for name, mean in self.mean.items():
+            mean.lerp_(state[name], max(SHARE_OF_STEP, 1 / self.steps))
+
+    @contextmanager
+    def within(self, detector: Detector) -> Iterator[None]:
+        """The detector with the mean instead of its own weights."""
+        state = detector.state_dict()
+        own = {name: state[name].clone() for name in self.mean}
+        detector.load_state_dict(self.mean, strict=False)
+        try:
+            yield
+        finally:
+            detector.load_state_dict(own, strict=False)
 
 
 @dataclass
@@ -122,6 +160,7 @@ def optimise(
     optimiser = torch.optim.AdamW(detector.trainable(), lr=config.learning_rate, weight_decay=0.01)
     schedule = torch.optim.lr_scheduler.LambdaLR(optimiser, lambda step: learning_rate_factor(step, config.steps))
     monitor, labelling = Convergence(config.patience), Labelling(config.classifiers, config.seed)
+    averaged = Averaged(detector)
     history: list[dict[str, float]] = []
     best: dict[str, Any] = copy.deepcopy(detector.state_dict())
     first, converged = 1, False
@@ -131,6 +170,7 @@ def optimise(
         optimiser.load_state_dict(saved["optimiser"])
         schedule.load_state_dict(saved["schedule"])
         monitor = Convergence(**saved["monitor"])
+        averaged.mean, averaged.steps = saved["averaged"], int(saved["history"][-1]["step"])
         for name in ("normal", "real", "simulated"):
             getattr(labelling, name).extend(saved[name])
         labelling.fit()
@@ -156,6 +196,7 @@ def optimise(
             break
         optimiser.step()
         schedule.step()
+        averaged.update(detector)
         running.append(parts)
         progress("training", step, config.steps)
         if step % config.validate_every and step != config.steps:
@@ -167,10 +208,11 @@ def optimise(
         if config.pseudo_labeler:
             labelling.fit()
         entry = {"step": float(step)} | {name: float(np.mean([p[name] for p in running])) for name in parts}
-        entry |= validation.score(detector)
+        with averaged.within(detector):
+            entry |= validation.score(detector)
+            if not history or entry["validation_score"] >= best_of(history)["validation_score"]:
+                best = copy.deepcopy(detector.state_dict())
         running.clear()
-        if not history or entry["validation_score"] >= best_of(history)["validation_score"]:
-            best = copy.deepcopy(detector.state_dict())
         history.append(entry)
         converged = monitor.update(entry["loss"], entry["validation_score"])
         if state is not None:
@@ -182,6 +224,7 @@ def optimise(
                     "detector": detector.state_dict(),
                     "optimiser": optimiser.state_dict(),
                     "schedule": schedule.state_dict(),
+                    "averaged": averaged.mean,
                     "monitor": vars(monitor),
                     "history": history,
                     "best": best,

@@ -27,10 +27,10 @@ from mapl_edge.model import optimise as optimise_module
 from mapl_edge.model import train as train_module
 from mapl_edge.model.bank import Bank
 from mapl_edge.model.checkpoint import Checkpoint, readings
-from mapl_edge.model.detector import Detector
+from mapl_edge.model.detector import Detector, empty_memory
 from mapl_edge.model.encoder import empty_encoder
 from mapl_edge.model.labeler import PseudoLabeler
-from mapl_edge.model.optimise import KEPT, LEAST, Convergence, Labelling, learning_rate_factor
+from mapl_edge.model.optimise import KEPT, LEAST, SHARE_OF_STEP, Averaged, Convergence, Labelling, learning_rate_factor
 from mapl_edge.model.train import train
 
 VAEGAN: dict[str, Any] = {"encoder": "vaegan", "refresh_every": 3, "validate_every": 2}
@@ -46,6 +46,46 @@ def assert_same_model(one: Checkpoint, other: Checkpoint) -> None:
     assert one.record.history == other.record.history
     for name, value in one.detector.state_dict().items():
         assert torch.equal(value, other.detector.state_dict()[name]), name
+
+
+def tiny_detector(**changes: Any) -> Detector:
+    """An untrained one of the tiny training."""
+    config = config_with(memory="patch", position_weight=0.0, **changes)
+    torch.manual_seed(0)
+    encoder = empty_encoder(config.encoder)
+    return Detector(encoder, empty_memory(config, encoder.channels, 4), config)
+
+
+def test_the_head_is_the_mean_of_its_latest_steps() -> None:
+    """All steps count alike at first, and later ones the more the later they are."""
+    detector = tiny_detector()
+    averaged = Averaged(detector)
+    weight = next(detector.decoder.parameters())
+    few, seen = round(1 / SHARE_OF_STEP), {}
+
+    for step in range(few + 10):
+        with torch.no_grad():
+            weight.fill_(step**2)
+        averaged.update(detector)
+        if step >= few - 1:
+            with averaged.within(detector), torch.no_grad():
+                seen[step] = float(weight.mean())
+
+    expected = np.mean([step**2 for step in range(few)])
+    assert seen[few - 1] == pytest.approx(expected, rel=1e-4)
+    for step in range(few, few + 10):
+        expected += SHARE_OF_STEP * (step**2 - expected)
+    assert seen[few + 9] == pytest.approx(expected, rel=1e-4)
+    with torch.no_grad():
+        assert float(weight.mean()) == pytest.approx((few + 9) ** 2)  # its own again
+
+
+def test_the_mean_leaves_alone_what_no_step_moves() -> None:
+    """Encoder, memory and units are not averaged; with an encoder that trains nothing is."""
+    frozen, live = Averaged(tiny_detector()), Averaged(tiny_detector(encoder="vaegan"))
+
+    assert {name.split(".")[0] for name in frozen.mean} == {"fusion", "decoder", "predictor"}
+    assert not live.mean
 
 
 class Killed(Exception):  # noqa: N818 - an event, not a mistake
@@ -159,7 +199,7 @@ def test_of_equally_good_steps_the_latest_counts(
 
     checkpoint = train(good_samples(line_data)[:8], config_with(steps=4, validate_every=2), state=state)
 
-    latest = torch.load(state, weights_only=True)["detector"]["decoder.head.weight"]
+    latest = torch.load(state, weights_only=True)["averaged"]["decoder.head.weight"]
     assert torch.equal(checkpoint.detector.state_dict()["decoder.head.weight"], latest)
     assert checkpoint.record.summary["best_step"] == 4
 
