@@ -7,7 +7,8 @@
 The bundle, which must be calibrated, is copied before each round; every round is a process of its own and teaches the
 same part, a picture file or a number of the store. Beside the seconds that passed stand those of the processor: where
 other work runs on the machine the first tell of that too. Stages are wall seconds; what the command does before and
-after them (Python, its imports, its end) is the line "start and end".
+after them (Python, its imports, its end) is the line "start and end". A first round is not counted: it may compile
+Python files, which an installed package has compiled (so PYTHONDONTWRITEBYTECODE is taken out of the environment).
 """
 
 from __future__ import annotations
@@ -34,7 +35,8 @@ WANTED_S = 2.0
 def measure(bundle: Path, part: str, flags: list[str], rounds: int) -> list[dict[str, Any]]:
     """One dictionary a round: `whole_s`, `processor_s`, `stages_s` by name, `known_parts`, `load`."""
     found = []
-    for _ in range(rounds):
+    environment = {name: value for name, value in os.environ.items() if name != "PYTHONDONTWRITEBYTECODE"}
+    for _ in range(1 + rounds):
         with tempfile.TemporaryDirectory(
             dir=bundle.resolve().parent
         ) as folder:  # the same disk, so files can be linked
@@ -42,7 +44,7 @@ def measure(bundle: Path, part: str, flags: list[str], rounds: int) -> list[dict
             shutil.copytree(bundle, copy)
             command = [sys.executable, "-m", "mapl_edge", "teach", str(copy), "--good", part, "--json", *flags]
             load, used, started = os.getloadavg()[0], _processor_s(), time.monotonic()
-            done = subprocess.run(command, capture_output=True, text=True)
+            done = subprocess.run(command, capture_output=True, text=True, env=environment)
             whole, used = time.monotonic() - started, _processor_s() - used
         if done.returncode:
             sys.exit(done.stderr.strip().splitlines()[-1])
@@ -50,7 +52,7 @@ def measure(bundle: Path, part: str, flags: list[str], rounds: int) -> list[dict
         stages = {"start and end": whole - told["seconds"], **told["stages_s"]}
         known = told["known_parts"]["good"] + told["known_parts"]["defect"]
         found.append({"whole_s": whole, "processor_s": used, "stages_s": stages, "known_parts": known, "load": load})
-    return found
+    return found[1:]
 
 
 def summary_of(rounds: list[dict[str, Any]]) -> dict[str, Any]:

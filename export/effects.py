@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Callable, Sequence
-from concurrent.futures import Executor
+from concurrent.futures import Future
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
@@ -115,16 +116,8 @@ def mark_of(part: Part, engine: Engine, gauge: Gauge) -> Mark:
     return gauge(engine.infer(prepare(image, gauge.contract)), image.shape[:2])
 
 
-def effects_on(
-    known: KnownParts,
-    marks: dict[str, Mark],
-    taught: UInt8Array,
-    gauge: Gauge,
-    engines: tuple[Engine | None, Engine],
-    workers: Executor,
-    progress: Progress,
-) -> Callable[[], list[tuple[Effect, Part]]]:
-    """Look at the known parts again; what it returns waits until that is done.
+class KnownEffects:
+    """What teaching does to the known parts, looked at by whichever threads lend a hand.
 
     Args:
         known: the parts.
@@ -132,20 +125,45 @@ def effects_on(
         taught: pictures that were taught, prepared, uint8 (N, H, W, 3): such a part is no calibration part any more.
         gauge: what counts of a reading.
         engines: of the bundle before, for parts without a mark (None where each has one), and of the new one.
-        workers: look at several parts side by side.
-        progress: called as progress(what, done, total).
     """
-    labelled = [*(("good", part) for part in known.good), *(("defect", part) for part in known.defects)]
-    effects = workers.map(partial(_effect_on, marks=marks, taught=taught, gauge=gauge, engines=engines), labelled)
 
-    def wait() -> list[tuple[Effect, Part]]:
-        found: list[tuple[Effect, Part]] = []
-        for done, ((_, part), effect) in enumerate(zip(labelled, effects, strict=True), 1):
-            found += [(effect, part)] if effect is not None else []
-            progress("scoring known parts", done, len(labelled))
-        return found
+    def __init__(
+        self,
+        known: KnownParts,
+        marks: dict[str, Mark],
+        taught: UInt8Array,
+        gauge: Gauge,
+        engines: tuple[Engine | None, Engine],
+    ) -> None:
+        self._labelled = [*(("good", part) for part in known.good), *(("defect", part) for part in known.defects)]
+        self._look = partial(_effect_on, marks=marks, taught=taught, gauge=gauge, engines=engines)
+        self._found: list[Future[Effect | None]] = [Future() for _ in self._labelled]
+        self._left = deque(range(len(self._labelled)))
 
-    return wait
+    def lend_a_hand(self) -> None:
+        """Look at parts until none is left that nobody looks at."""
+        while True:
+            try:
+                index = self._left.popleft()
+            except IndexError:
+                return
+            try:
+                self._found[index].set_result(self._look(self._labelled[index]))
+            except BaseException as exc:  # handed to whoever waits, who raises it
+                self._found[index].set_exception(exc)
+
+    def stop(self) -> None:
+        """Look at no further part; nobody may wait then."""
+        self._left.clear()
+
+    def wait(self, progress: Progress) -> list[tuple[Effect, Part]]:
+        """All effects, in the order of the parts; `progress` is called as progress(what, done, total)."""
+        effects: list[tuple[Effect, Part]] = []
+        for done, ((_, part), found) in enumerate(zip(self._labelled, self._found, strict=True), 1):
+            effect = found.result()
+            effects += [(effect, part)] if effect is not None else []
+            progress("scoring known parts", done, len(self._labelled))
+        return effects
 
 
 def _effect_on(

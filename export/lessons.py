@@ -36,7 +36,7 @@ from mapl_edge.bundle import (
     write_manifest,
 )
 from mapl_edge.export.memory_graph import Entries, add_entries, graph_from_file, memory_in
-from mapl_edge.files import new_folder
+from mapl_edge.files import files_below, new_folder
 from mapl_edge.search import index_with, write_index
 
 TEACH = "teach"
@@ -57,14 +57,14 @@ def replaced(bundle: Bundle, without: set[str] = frozenset()) -> Iterator[Path]:
     skip = {*REPLACED, MANIFEST, SEAL, SIGNATURE, *without}
     source = bundle.path.resolve()
     with new_folder(source, MANIFEST, overwrite=True) as work:
-        for path in sorted(source.rglob("*")):
-            name = path.relative_to(source).as_posix()
-            if path.is_dir():
-                (work / name).mkdir(exist_ok=True)
-            elif name == CALIBRATION:
-                shutil.copyfile(path, work / name)
+        for name in files_below(source):
+            made = work / name
+            if name == CALIBRATION or name not in skip:
+                made.parent.mkdir(parents=True, exist_ok=True)
+            if name == CALIBRATION:
+                shutil.copyfile(source / name, made)
             elif name not in skip:
-                _link(path, work / name)
+                _link(source / name, made)
         yield work
 
 

@@ -33,7 +33,7 @@ from mapl_edge.calibration import Calibration, RegionFilter, history_from_file, 
 from mapl_edge.engine import Engine
 from mapl_edge.engine_record import Graph, OpenEngine, plain_engine
 from mapl_edge.errors import BundleError, DataError, Uncalibrated
-from mapl_edge.export.effects import Effect, Progress, effects_on, is_exact, mark_of, of_kind, recorded_marks
+from mapl_edge.export.effects import Effect, KnownEffects, Progress, is_exact, mark_of, of_kind, recorded_marks
 from mapl_edge.export.known_parts import KnownParts, Part, keep_defect
 from mapl_edge.export.lessons import (
     BASE,
@@ -148,7 +148,7 @@ def teach_good(
     images = [picture_from_file(part.path) for part in parts]
     pictures = np.stack([prepare(image, bundle.contract) for image in images])
     first_source = len([name for name in bundle.manifest.files if name.startswith("memory/")])
-    with ThreadPoolExecutor(WORKERS) as workers, replaced(bundle) as work, ExitStack() as at_end:
+    with ThreadPoolExecutor(WORKERS + 1) as workers, replaced(bundle) as work, ExitStack() as at_end:
         encoder = PlaceEncoder(bundle.path, bundle.manifest.memory.scope)
         seen = [encoder(picture) for picture in pictures]
         golden = bundle.golden()
@@ -160,32 +160,40 @@ def teach_good(
         stages.end("what the part brings")
 
         keep_base(bundle, work)
-        for index, picture in enumerate(pictures, start=first_source):
-            _write_jpeg(work / memory_name(index), picture)
         added = entries_of([*deltas, delta])
         vectors = encoder.vectors(added)
-        base.write_split(work, added, vectors)
-        opening = workers.submit(Reference, work, old_vectors, encoder.vectors(more))
         base.write_fused(work, added, vectors)
         draft = Bundle(work, bundle.manifest, "")
-        stages.end("new graphs and index")
-
-        reference = opening.result()
-        taught_looks = workers.map(reference.look, seen)
-        golden_looks = workers.map(reference.look_if_changed, seen_golden)
-        fused, split = (at_end.enter_context(_opened(draft, graph, open_engine)) for graph in ("fused", "split"))
-        at_end.callback(workers.shutdown, cancel_futures=True)  # where something fails, nobody waits for the rest
-        answers = list(taught_looks)
-        finding = workers.submit(require_found, work, reference, seen, answers)
-        golden, kept = golden_answers(golden, list(golden_looks), pictures, answers)
-        stages.end("golden answers")
-
-        proofs = [workers.submit(require_parity, engine, golden) for engine in (split, fused)]
+        fused = at_end.enter_context(_opened(draft, "fused", open_engine))
         marks = recorded_marks(calibration) if is_exact(calibration) else {}
         before: Engine | None = None
         if any(part.digest not in marks for part in (*known.good, *known.defects)):
             before = at_end.enter_context(_opened(bundle, "fused", open_engine))
-        known_effects_of = effects_on(known, marks, pictures, gauge, (before, fused), workers, progress)
+        known_effects = KnownEffects(known, marks, pictures, gauge, (before, fused))
+
+        def let_go() -> None:  # where something fails, nobody waits for the rest
+            known_effects.stop()
+            workers.shutdown(cancel_futures=True)
+
+        at_end.callback(let_go)
+        workers.submit(known_effects.lend_a_hand)
+        for index, picture in enumerate(pictures, start=first_source):
+            _write_jpeg(work / memory_name(index), picture)
+        base.write_split(work, added, vectors)
+        stages.end("new graphs and index")
+
+        reference = Reference(work, old_vectors, encoder.vectors(more))
+        taught_looks = workers.map(reference.look, seen)
+        golden_looks = workers.map(reference.look_if_changed, seen_golden)
+        split = at_end.enter_context(_opened(draft, "split", open_engine))
+        at_end.callback(let_go)  # before it is closed
+        answers = list(taught_looks)
+        finding = workers.submit(require_found, work, reference, seen, answers)
+        golden, kept = golden_answers(golden, list(golden_looks), pictures, answers)
+        proofs = [workers.submit(require_parity, engine, golden) for engine in (split, fused)]
+        for _ in range(WORKERS):
+            workers.submit(known_effects.lend_a_hand)
+        stages.end("golden answers")
 
         taught_effects = [
             Effect("taught", part.name, gauge(answer.before, image.shape[:2]), gauge(answer.now, image.shape[:2]))
@@ -208,14 +216,14 @@ def teach_good(
         write_golden(bundle, work)
         made = write_taught_manifest(bundle, work)
         finding.result()
-        known_effects = known_effects_of()
+        effects_of_known = known_effects.wait(progress)
         proof_split, proof_fused = (proof.result() for proof in proofs)
         stages.end("proof of both graphs, known parts")
 
         now = None
         if calibration is not None:
             scored = [
-                {e.name: MarkedPart(p.digest, e.mark_after) for e, p in of_kind(known_effects, kind)}
+                {e.name: MarkedPart(p.digest, e.mark_after) for e, p in of_kind(effects_of_known, kind)}
                 for kind in ("good", "defect")
             ]
             now = (
@@ -225,7 +233,7 @@ def teach_good(
             )
             now = now.model_copy(update={"version": _next_version(bundle)})
             write_calibration(now, work / CALIBRATION)
-        effects = [*taught_effects, *(effect for effect, _ in known_effects)]
+        effects = [*taught_effects, *(effect for effect, _ in effects_of_known)]
         if calibration is not None and now is not None:
             effects = [effect.judged(calibration.limits, now.limits) for effect in effects]
         missed = [effect for effect in effects if effect.is_missed_now]

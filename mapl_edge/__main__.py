@@ -1,8 +1,8 @@
 """The command `mapl-edge`, also as `python -m mapl_edge`."""
 
 import os
-import signal
-import sys
+
+from mapl_edge.quick_import import end_interrupted, quick_import
 
 
 def main() -> None:
@@ -12,23 +12,12 @@ def main() -> None:
     """
     os.environ.setdefault("OPENCV_LOG_LEVEL", "SILENT")
     os.environ.setdefault("OPENCV_FFMPEG_LOGLEVEL", "-8")
-    before = signal.getsignal(signal.SIGINT)
-    if before is signal.default_int_handler:  # a shell's background job ignores it
-        signal.signal(signal.SIGINT, _end)
-    from mapl_edge.cli import main as command_line
-
-    signal.signal(signal.SIGINT, before)
+    with quick_import():
+        from mapl_edge.cli import main as command_line
     try:
         command_line()
     except KeyboardInterrupt:
-        _end()
-
-
-def _end(*signal_and_frame: object) -> None:
-    """End at once: an exception would come out of half an import as another one."""
-    sys.stderr.write("interrupted\n")
-    sys.stderr.flush()
-    os._exit(130)
+        end_interrupted()
 
 
 if __name__ == "__main__":

@@ -39,7 +39,7 @@ from mapl_edge.arrays import BoolArray, FloatArray, UInt8Array
 from mapl_edge.calibration import Calibration, calibration_from_file, history_from_file
 from mapl_edge.contract import InputContract
 from mapl_edge.errors import BundleError, ContractMismatch, Uncalibrated
-from mapl_edge.files import sha256_of
+from mapl_edge.files import files_below, sha256_of
 from mapl_edge.picture import picture_from_file
 
 BUNDLE_SCHEMA = 2
@@ -298,8 +298,7 @@ def write_manifest(folder: Path, known: Mapping[str, str] = MappingProxyType({})
 
 def _files_in(folder: Path) -> set[str]:
     """What the manifest must list: all but itself, its seal and signature, and what may change."""
-    files = {file.relative_to(folder).as_posix() for file in folder.rglob("*") if file.is_file()}
-    files = {name for name in files if not name.startswith((f"{ENGINES}/", f"{DEFECTS}/"))}
+    files = {name for name in files_below(folder) if not name.startswith((f"{ENGINES}/", f"{DEFECTS}/"))}
     return files - {MANIFEST, SEAL, SIGNATURE, CALIBRATION}
 
 

@@ -164,6 +164,19 @@ def write_stdout(line: bytes) -> None:
             raise
 
 
+def files_below(folder: Path) -> Iterator[str]:
+    """Every file in a folder, all levels deep: its path inside, with slashes. Not into linked folders."""
+    here = [(os.fspath(folder), "")]
+    while here:
+        path, name = here.pop()
+        with os.scandir(path) as found:
+            for one in found:
+                if one.is_dir(follow_symlinks=False):
+                    here.append((one.path, f"{name}{one.name}/"))
+                elif one.is_file():
+                    yield f"{name}{one.name}"
+
+
 def sha256_of(path: Path) -> str:
     """SHA-256 of a file's bytes, in hex."""
     digest = hashlib.sha256()

@@ -13,18 +13,20 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any, TypeAlias
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 import cv2
 import numpy as np
 
 from mapl_edge.arrays import AnyArray, BoolArray, FloatArray
-from mapl_edge.config import CameraConfig
 from mapl_edge.contract import InputContract
 from mapl_edge.errors import ConfigError, ContractMismatch
 from mapl_edge.picture import picture_from_file
 from mapl_edge.polygon import Polygon, filled, outside
 from mapl_edge.prepare import cropped
+
+if TYPE_CHECKING:
+    from mapl_edge.config import CameraConfig
 
 CELL = 4  # map pixels a side: the map is made at stride 4, nothing in it is finer
 CLEARLY = 3.0  # times the odds of what leaks out of an ignored area

@@ -6,6 +6,7 @@ The door to FAISS of what runs at the line: `pip install faiss-cpu`, or `faiss-g
 from __future__ import annotations
 
 from dataclasses import asdict, dataclass
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +23,7 @@ AIM = 0.995  # what is set for, so that other queries reach RECALL too
 REFINED = 8  # candidates of the quantised search that are compared exactly
 FLAT_UP_TO = 4096  # vectors; up to here exact search is hardly slower (bench/search.py)
 QUANTISED_DIMS = 256  # numbers a vector; whole pictures have many more, and there are few of them
+MATRICES_FROM = 20  # queries, or numbers in them
 MIN_SAMPLES = 1000  # queries without which no recall can be told
 
 
@@ -73,7 +75,7 @@ class SearchIndex:
             exact = faiss.downcast_index(index.refine_index) if hasattr(index, "refine_index") else index
             self._resources = faiss.StandardGpuResources()
             index = faiss.index_cpu_to_gpu(self._resources, 0, exact)
-        self._index, self._threads = index, threads
+        self._index, self._threads, self._matrices_from = index, threads, _matrices_from(faiss)
         self.name = f"faiss {faiss.__version__} {'cuda' if on_gpu else 'cpu'}"
 
     def search(self, queries: FloatArray) -> IntArray:
@@ -88,7 +90,12 @@ class SearchIndex:
             raise ContractMismatch(f"queries are {queries.dtype} of {s}, the index takes float32 of {self.dims}")
         flat = np.ascontiguousarray(queries).reshape(-1, s)
         before = self._faiss.omp_get_max_threads()
-        self._faiss.omp_set_num_threads(self._threads or before)  # of the calling thread, which torch takes it from too
+        threads = self._threads or before
+        self._faiss.omp_set_num_threads(threads)  # of the calling thread, which torch takes it from too
+        # On one thread, products of matrices take a third of the time, and of codes are exact; FAISS 1.15 begins with
+        # them at more numbers than the queries of a picture have. Several threads wait for each other in them.
+        soon = threads == 1 and s <= QUANTISED_DIMS
+        self._faiss.cvar.distance_compute_blas_threshold = MATRICES_FROM if soon else self._matrices_from
         try:
             _, nearest = self._index.search(flat, 1)
         finally:
@@ -172,6 +179,12 @@ def _new_ones(flat: Any, samples: FloatArray) -> tuple[FloatArray, IntArray]:
     squares, nearest = flat.search(samples, 1)
     new = squares[:, 0] > 1e-4 * np.median(squares)
     return samples[new], nearest[new, 0]
+
+
+@cache
+def _matrices_from(faiss: Any) -> int:
+    """What FAISS came with."""
+    return int(faiss.cvar.distance_compute_blas_threshold)
 
 
 def _read(faiss: Any, path: Path) -> Any:

@@ -8,16 +8,15 @@ from pathlib import Path
 
 import pytest
 import typer.main
-from typer.core import TyperGroup
 
 from mapl_edge import errors
-from mapl_edge.cli import app
+from mapl_edge.cli.app import Commands, app
 
 ROOT = Path(__file__).parents[1]
 PAGES = [ROOT / "README.md", ROOT / "CHANGELOG.md", *sorted((ROOT / "docs").glob("*.md"))]
 GROUP = typer.main.get_command(app)
-assert isinstance(GROUP, TyperGroup)
-COMMANDS = dict(GROUP.commands)
+assert isinstance(GROUP, Commands)
+COMMANDS = {name: GROUP.get_command(None, name) for name in GROUP.list_commands(None)}
 
 
 def lines_with_command() -> list[tuple[str, str]]:

@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 
 from mapl_edge.errors import OutputError
-from mapl_edge.files import _exchange, check_absent, new_file, new_folder, remove_leftovers, sha256_of
+from mapl_edge.files import _exchange, check_absent, files_below, new_file, new_folder, remove_leftovers, sha256_of
 
 MARKER = "a.txt"
 AS_ROOT = hasattr(os, "geteuid") and os.geteuid() == 0
@@ -385,3 +385,22 @@ def test_only_new_files_and_folders_are_flushed(tmp_path: Path, monkeypatch: pyt
         os.link(old, work / "deep" / "linked.txt")
 
     assert sorted(flushed) == sorted([MARKER, "deep", work.name, tmp_path.name])
+
+
+def test_files_below_are_those_that_rglob_finds(tmp_path: Path) -> None:
+    """Hidden files and links to files belong to a bundle too, what lies in a linked folder does not."""
+    for name in ("one", "a/two", "a/b/.three", "elsewhere/four"):
+        (tmp_path / "in" / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / "in" / name).write_text(name)
+    shutil.move(tmp_path / "in/elsewhere", tmp_path / "elsewhere")
+    (tmp_path / "in/empty").mkdir()
+    (tmp_path / "in/linked").symlink_to(tmp_path / "elsewhere")
+    (tmp_path / "in/a/five").symlink_to(tmp_path / "elsewhere/four")
+    (tmp_path / "in/dangling").symlink_to(tmp_path / "nothing")
+
+    found = sorted(files_below(tmp_path / "in"))
+
+    assert found == ["a/b/.three", "a/five", "a/two", "one"]
+    assert found == sorted(
+        path.relative_to(tmp_path / "in").as_posix() for path in (tmp_path / "in").rglob("*") if path.is_file()
+    )

@@ -2,25 +2,56 @@
 
 import subprocess
 import sys
+from importlib import import_module
+from pkgutil import iter_modules
+
+import pytest
+
+import mapl_edge.cli
+from mapl_edge.cli.app import HOMES, app
 
 INTERRUPTED = """
 import os, signal, sys, time
 
+wanted = sys.argv.pop(1)
+
 class Interrupt:
     def find_spec(self, name, path=None, target=None):
-        if name == "mapl_edge.cli":
+        if name == wanted:
             os.kill(os.getpid(), signal.SIGINT)
             time.sleep(1)
 
 signal.signal(signal.SIGINT, signal.default_int_handler)
 sys.meta_path.insert(0, Interrupt())
 from mapl_edge.__main__ import main
+sys.argv += ["history", "--help"]
 main()
 """
 
 
-def test_an_interrupt_while_modules_load_is_one_line() -> None:
+@pytest.mark.parametrize("module", ["mapl_edge.cli", "mapl_edge.cli.records"])
+def test_an_interrupt_while_modules_load_is_one_line(module: str) -> None:
     """No traceback, and the exit code that shells give for it."""
-    ran = subprocess.run([sys.executable, "-c", INTERRUPTED], capture_output=True, text=True, timeout=60, check=False)
+    words = [sys.executable, "-c", INTERRUPTED, module]
+    ran = subprocess.run(words, capture_output=True, text=True, timeout=60, check=False)
 
     assert (ran.returncode, ran.stdout, ran.stderr) == (130, "", "interrupted\n")
+
+
+def test_every_command_of_every_module_is_listed() -> None:
+    """A command whose name is missing in HOMES, or leads to another module, could not be typed."""
+    for module in iter_modules(mapl_edge.cli.__path__):
+        import_module(f"mapl_edge.cli.{module.name}")
+    functions = [one.callback for one in app.registered_commands if one.callback is not None]
+
+    assert {one.__name__: one.__module__.rpartition(".")[2] for one in functions} == HOMES
+
+
+def test_a_command_imports_no_other_commands_module() -> None:
+    """Who types one command waits for what that needs."""
+    code = "import sys; sys.argv[1:] = ['history', '--help']\nfrom mapl_edge.__main__ import main\n"
+    code += "try: main()\nexcept SystemExit: print(*(n for n in sys.modules if n.startswith('mapl_edge.cli.')))"
+    ran = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+
+    imported = {name.removeprefix("mapl_edge.cli.") for name in ran.stdout.splitlines()[-1].split()}
+    assert imported == {"app", "common", "records"}

@@ -10,21 +10,22 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
-from typing import Any, get_args
+from typing import TYPE_CHECKING, Any, get_args
 
 import typer
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
 from rich.table import Column, Table
 
 from mapl_edge.bundle import CALIBRATION, MANIFEST, Bundle, open_bundle
 from mapl_edge.calibration import Calibration
 from mapl_edge.cli.app import people
 from mapl_edge.clock import Clock, SystemClock
-from mapl_edge.config import STATION_FILE, CameraConfig, StationConfig, config_from_yaml
 from mapl_edge.errors import BackendUnavailable, BundleError, ConfigError, ContractMismatch, Uncalibrated
 from mapl_edge.files import sha256_of, write_stdout
 from mapl_edge.masks import InspectedArea, masks_from_camera
+
+if TYPE_CHECKING:
+    from mapl_edge.config import CameraConfig, StationConfig
 
 PATHS = ("bundle", "inspect", "ignore")  # of a camera, as seen from the station file
 WIDE = 240  # columns of a table that goes to a file or pipe
@@ -49,6 +50,8 @@ def calibration_or_none(bundle: Bundle) -> Any:
 
 def station_from_yaml(path: Path | None) -> StationConfig:
     """The station file, with its paths as seen from the folder it lies in."""
+    from mapl_edge.config import STATION_FILE, StationConfig, config_from_yaml
+
     if path is None and not STATION_FILE.is_file():
         return StationConfig()
     path = path or STATION_FILE
@@ -103,8 +106,9 @@ def area_in_force(opened: Bundle, config: Path | None) -> InspectedArea | None:
         ContractMismatch: the station's masks are others.
     """
     calibration = opened.calibration
-    station = station_from_yaml(config) if config is not None or calibration.masks else StationConfig()
-    return area_of(opened, calibration, station.camera)
+    if config is None and not calibration.masks:
+        return None
+    return area_of(opened, calibration, station_from_yaml(config).camera)
 
 
 def only_bundle_here() -> Path:
@@ -179,6 +183,8 @@ def bars() -> Iterator[Any]:
     if not people.is_terminal:
         yield ProgressLines(partial(people.print, markup=False))
         return
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
+
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
     with Progress(*columns, console=people) as bars:
         tasks: dict[str, TaskID] = {}

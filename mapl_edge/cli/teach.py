@@ -24,6 +24,7 @@ from mapl_edge.cli.common import (
 )
 from mapl_edge.engine_record import engine_names
 from mapl_edge.errors import DataError
+from mapl_edge.quick_import import quick_import
 from mapl_edge.stages import Stages
 from mapl_edge.verdict import Outcome
 
@@ -62,7 +63,7 @@ def teach(
     stages = Stages()
     opened = opened_bundle(bundle)
     stages.end("open and check digests")
-    with extra("export"):
+    with extra("export"), quick_import():
         from mapl_edge.export import teach as room
         from mapl_edge.export.lessons import lessons
     if show:
@@ -73,15 +74,20 @@ def teach(
         people.print(f"{bundle}: digest {back.digest[:12]} again, as before")
         _tell_engines(back)
         return print_json(as_json, {"bundle": str(bundle), "digest": back.digest})
-    from mapl_edge.calibrate.again import calibration_again
     from mapl_edge.export.known_parts import known_parts
-    from mapl_edge.runtime.engine_choice import engine_of
-    from mapl_edge.user import user_name
 
+    # What these need is imported while the known parts are looked at.
     def decide(old: Any, digest: str, goods: Any, defects: Any) -> Any:
+        from mapl_edge.calibrate.again import calibration_again
+        from mapl_edge.user import user_name
+
         return calibration_again(old, old.version + 1, user_name(), digest, goods, defects, EXACT_ENGINE, "taught")
 
-    open_engine = partial(engine_of, threads=1)
+    def open_engine(files: Any) -> Any:
+        from mapl_edge.runtime.engine_choice import engine_of
+
+        return engine_of(files, threads=1)
+
     stages.end("load libraries")
     parts = [_parts(names or [], store, run, camera) for names in (good, bad)]
     told: dict[str, Any] = {"bundle": str(bundle), "digest": opened.digest}
