@@ -4,7 +4,8 @@ Codes are whole numbers of 7 bits (`mapl_edge.model.memory.PatchMemory`), so all
 the same patch:
 
     float    Gemm, as torch exports it: for TensorRT, and for everyone
-    integer  MatMulInteger of bytes, |m|² among them: for ONNX Runtime, and what a bundle's model.onnx holds
+    integer  MatMulInteger of bytes, |m|² among them, a few hundred places at a time, so that what they are away is
+             still in the cache when its minima are looked for: for ONNX Runtime, and what a bundle's model.onnx holds
     qdq      MatMul between QuantizeLinear and DequantizeLinear: for OpenVINO
 """
 
@@ -17,7 +18,7 @@ from typing import Any, Literal
 
 import numpy as np
 import onnx
-from onnx import NodeProto, helper, numpy_helper
+from onnx import NodeProto, TensorProto, helper, numpy_helper
 
 from mapl_edge.arrays import AnyArray
 from mapl_edge.errors import BundleError
@@ -25,6 +26,9 @@ from mapl_edge.search import CODE, NEVER
 
 Form = Literal["float", "integer", "qdq"]
 _TABLE, _BLOCKS, _DOUBLED = "search_table", "search_blocks", "search_doubled"
+_ROOM = f"{_TABLE}_room"
+_LAST = "search_index"  # the node that says which patch it is
+_PARTS = 4  # that the form "integer" searches for one after the other
 _ZERO = 64  # of the queries' bytes: with values from 1 to 127, sums of two products fit 16 bits on any processor
 _MOST = 126  # of a row's bytes that say |m|²; 127 marks a column where there is no patch
 _CONSTANTS = {
@@ -52,7 +56,7 @@ def search_in_form(path: Path, out: Path, form: Form) -> bool:
     graph = model.graph
     nodes: list[NodeProto] = []
     for node in graph.node:
-        if node is search.nodes[-1]:
+        if node is search.nodes[0]:
             nodes += _written(search, form, graph)
         elif not any(node is old for old in search.nodes):
             nodes.append(node)
@@ -91,7 +95,7 @@ def add_to_search(model: Any, entries: int, codes: AnyArray) -> None:
     away = np.full(made.shape[1], NEVER, np.float32)
     away[:total] = np.concatenate([squares, np.square(codes).sum(1)])
     written = {_TABLE: _bytes(made, away), _BLOCKS: np.array([-1, made.shape[1] // block, block])}
-    written[f"{_TABLE}_room"] = np.array([0, 0, 0, len(written[_TABLE]) - dims - 1])
+    written[_ROOM] = np.array([0, 0, 0, len(written[_TABLE]) - dims - 1])
     for name, value in written.items():
         constants[name].CopyFrom(numpy_helper.from_array(value, name))
 
@@ -112,7 +116,8 @@ def _bytes(codes: AnyArray, squares: AnyArray) -> AnyArray:
     dims, there = len(codes), squares < NEVER
     longest = CODE * dims**0.5  # a query
     worst = float((squares[there] + 2 * longest * np.sqrt(squares[there])).min())  # even the middlemost may be so far
-    rows = math.ceil(max(float(squares[there].max()), worst + CODE) / (CODE * _MOST))
+    most = max(float(squares[there].max()), 0 if there.all() else worst + CODE)
+    rows = max(1, math.ceil(most / (CODE * _MOST)))
     full, rest = np.divmod(squares.astype(np.int64), CODE)
     digits = np.clip(full - _MOST * np.arange(rows)[:, None], 0, _MOST)
     table = np.concatenate([-2 * codes, digits, rest[None]]).astype(np.int8)
@@ -129,89 +134,125 @@ def _read(table: AnyArray, dims: int) -> tuple[AnyArray, AnyArray]:
 
 @dataclass(frozen=True)
 class _Search:
-    """What |x - m|² - |x|² is computed by.
+    """What finds the nearest patch.
 
     Attributes:
         nodes: that do it now, in order.
-        blocks: the node that lays its distances out in blocks.
-        queries, distances: names of what comes in and goes out.
+        queries, index: names of what comes in and goes out.
         codes: float32 (S, K), whole numbers.
         squares: float32 (K,), |m|².
+        block: patches whose nearest is found first.
     """
 
     nodes: list[NodeProto]
-    blocks: NodeProto
     queries: str
-    distances: str
+    index: str
     codes: AnyArray
     squares: AnyArray
+    block: int
 
 
 def _search_of(model: Any) -> _Search | None:
-    """The product whose minima are looked for."""
+    """The product whose minima are looked for, and all that makes an index of it."""
     constants = {i.name: i for i in model.graph.initializer}
     made_by = {name: node for node in model.graph.node for name in node.output}
     minima = next((node for node in model.graph.node if node.op_type == "ReduceMin"), None)
     blocks = None if minima is None else made_by.get(minima.input[0])
-    last = None if blocks is None else made_by.get(blocks.input[0])
-    if last is None or blocks is None:
+    product = None if blocks is None else made_by.get(blocks.input[0])
+    if product is None or blocks is None:
         return None
-    if last.op_type == "Gemm":
-        codes, squares = (numpy_helper.to_array(constants[name]) for name in last.input[1:])
-        return _Search([last], blocks, last.input[0], last.output[0], codes, squares)
-    if last.op_type != "MatMulInteger":
+    if product.op_type == "Gemm":
+        queries = product.input[0]
+        codes, squares = (numpy_helper.to_array(constants[name]) for name in product.input[1:])
+    elif product.op_type == "MatMulInteger":
+        queries = next(node for node in model.graph.node if node.name.startswith("search_")).input[0]
+        table = numpy_helper.to_array(constants[_TABLE])
+        codes, squares = _read(table, len(table) - 1 - int(numpy_helper.to_array(constants[_ROOM])[-1]))
+    else:
         raise BundleError("its search is not as this version exports it; export the model again")
-    ones, full, narrow = _chain(last, made_by)
-    table = numpy_helper.to_array(constants[last.input[1]])
-    dims = len(table) - 1 - int(numpy_helper.to_array(constants[full.input[1]])[-1])
-    codes, squares = _read(table, dims)
-    return _Search([narrow, full, ones, last], blocks, narrow.input[0], last.output[0], codes, squares)
+    nodes = _until_index(model, queries)
+    block = int(numpy_helper.to_array(constants[blocks.input[1]])[-1])
+    return _Search(nodes, queries, nodes[-1].output[0], codes, squares, block)
 
 
-def _chain(node: NodeProto, made_by: dict[str, NodeProto]) -> list[NodeProto]:
-    """The three nodes before it, last first."""
-    found = []
-    for _ in range(3):
-        node = made_by[node.input[0]]
-        found.append(node)
-    return found
+def _until_index(model: Any, queries: str) -> list[NodeProto]:
+    """The nodes behind the queries up to the one that adds a patch's place in its block to the block's."""
+    nodes, reached = [], {queries}
+    is_ours = any(node.name == _LAST for node in model.graph.node)
+    for node in model.graph.node:
+        if reached.isdisjoint(node.input):
+            continue
+        nodes.append(node)
+        reached.update(node.output)
+        if node.name == _LAST or (not is_ours and node.op_type == "Add"):
+            return nodes
+    raise BundleError("its search is not as this version exports it; export the model again")
 
 
 def _written(search: _Search, form: Form, graph: Any) -> list[NodeProto]:
+    nodes: list[NodeProto] = []
+
     def constant(name: str, value: Any) -> str:
         if name not in {i.name for i in graph.initializer}:
             graph.initializer.append(numpy_helper.from_array(np.asarray(value), name))
         return name
 
-    def node(kind: str, inputs: list[str], output: str, **attributes: Any) -> NodeProto:
-        return helper.make_node(kind, inputs, [output], name=f"search_{kind}_{output}", **attributes)
+    def node(kind: str, inputs: list[str], output: str, **attributes: Any) -> str:
+        name = _LAST if output == search.index else f"search_{kind}_{output}"
+        nodes.append(helper.make_node(kind, inputs, [output], name=name, **attributes))
+        return output
 
     step, middle, zero = (constant(name, value) for name, value in _CONSTANTS.items())
+    blocks = constant(_BLOCKS, np.array([-1, len(search.squares) // search.block, search.block]))
+    second, third, size = (
+        constant(f"search_{name}", np.array(value))
+        for name, value in (("second", [1]), ("third", [2]), ("size", search.block))
+    )
+
+    def nearest(away: str, index: str, part: str = "") -> None:
+        laid = node("Reshape", [away, blocks], f"search_laid{part}")
+        least = node("ReduceMin", [laid, third], f"search_least{part}", keepdims=0)
+        if form == "integer":  # whose places are found faster among floats, which hold these numbers exactly
+            least = node("Cast", [least], f"search_least_float{part}", to=TensorProto.FLOAT)
+        block = node("ArgMin", [least], f"search_block{part}", axis=1, keepdims=0)
+        if form == "integer":
+            alone = node("Unsqueeze", [block, second], f"search_alone{part}")
+            within = node("GatherND", [laid, alone], f"search_within{part}", batch_dims=1)
+            within = node("Cast", [within], f"search_within_float{part}", to=TensorProto.FLOAT)
+        else:  # as in mapl_edge.model.memory
+            alone = node("Reshape", [block, constant("search_row", np.array([-1, 1, 1]))], f"search_alone{part}")
+            wide = node("Expand", [alone, constant("search_wide", np.array([1, 1, search.block]))], "search_expanded")
+            gathered = node("GatherElements", [laid, wide], "search_gathered", axis=1)
+            within = node("Gather", [gathered, constant("search_only", np.array(0))], "search_within", axis=1)
+        place = node("ArgMin", [within], f"search_place{part}", axis=1, keepdims=0)
+        node("Add", [node("Mul", [block, size], f"search_first{part}"), place], index)
+
     if form == "float":
         codes, squares = constant("search_codes", search.codes), constant("search_squares", search.squares)
-        return [node("Gemm", [search.queries, codes, squares], search.distances, alpha=-2.0)]
-    if form == "integer":
-        shape = next(numpy_helper.to_array(i) for i in graph.initializer if i.name == search.blocks.input[1])
-        search.blocks.input[1] = constant(_BLOCKS, shape)
+        nearest(node("Gemm", [search.queries, codes, squares], "search_away", alpha=-2.0), search.index)
+    elif form == "integer":
         table = _bytes(search.codes, search.squares)
         rows = len(table) - len(search.codes) - 1
-        room, one = (
-            constant(f"{_TABLE}_room", np.array([0, 0, 0, rows])),
-            constant("search_one", np.array([0, 0, 0, 1])),
-        )
+        room, one = constant(_ROOM, np.array([0, 0, 0, rows])), constant("search_one", np.array([0, 0, 0, 1]))
         most, unit = (constant(f"search_{n}", np.uint8(_ZERO + n)) for n in (CODE, 1))
-        return [
-            node("QuantizeLinear", [search.queries, step, middle], "search_bytes"),
-            node("Pad", ["search_bytes", room, most], "search_full"),
-            node("Pad", ["search_full", one, unit], "search_ones"),
-            node("MatMulInteger", ["search_ones", constant(_TABLE, table), middle, zero], search.distances),
+        full = node(
+            "Pad", [node("QuantizeLinear", [search.queries, step, middle], "search_bytes"), room, most], "search_full"
+        )
+        ones = node("Pad", [full, one, unit], "search_ones")
+        parts = [f"_{i}" for i in range(_PARTS)]
+        some = [f"search_some{part}" for part in parts]
+        nodes.append(helper.make_node("Split", [ones], some, name="search_Split", axis=0, num_outputs=_PARTS))
+        for part, queries in zip(parts, some, strict=True):
+            known = [queries, constant(_TABLE, table), middle, zero]
+            nearest(node("MatMulInteger", known, f"search_away{part}"), f"search_found{part}", part)
+        node("Concat", [f"search_found{part}" for part in parts], search.index, axis=0)
+    else:
+        doubled = constant(_DOUBLED, (-2 * search.codes).astype(np.int8))
+        squares = constant("search_squares", search.squares)
+        bytes_ = node("QuantizeLinear", [search.queries, step, zero], "search_bytes")
+        known = [
+            node("DequantizeLinear", [name, step, zero], output)
+            for name, output in ((bytes_, "search_queries"), (doubled, "search_memory"))
         ]
-    doubled = constant(_DOUBLED, (-2 * search.codes).astype(np.int8))
-    squares = constant("search_squares", search.squares)
-    return [
-        node("QuantizeLinear", [search.queries, step, zero], "search_bytes"),
-        node("DequantizeLinear", ["search_bytes", step, zero], "search_queries"),
-        node("DequantizeLinear", [doubled, step, zero], "search_memory"),
-        node("MatMul", ["search_queries", "search_memory"], "search_product"),
-        node("Add", ["search_product", squares], search.distances),
-    ]
+        nearest(node("Add", [node("MatMul", known, "search_product"), squares], "search_away"), search.index)
+    return nodes

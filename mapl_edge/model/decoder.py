@@ -70,10 +70,10 @@ class MultiScaleFusion(nn.Module):
         self, features: Sequence[Tensor], differences: Sequence[Tensor], distance: Tensor | None = None
     ) -> list[Tensor]:
         """x and DI*, one (B, C, H, W) per level, and the distance (B, 1, H/8, W/8) → one (B, W, H, W) per level."""
-        joined = [torch.cat(pair, dim=1) for pair in zip(features, differences, strict=True)]  # CI (B, 2C, H, W)
+        parts: list[Sequence[Tensor]] = [features, differences]
         if self.distance and distance is not None:
-            at_levels = (upsample(distance, 2), distance, F.avg_pool2d(distance, 2))
-            joined = [torch.cat(pair, dim=1) for pair in zip(joined, at_levels, strict=True)]
+            parts.append([upsample(distance, 2), distance, F.avg_pool2d(distance, 2)])
+        joined = [torch.cat(level, dim=1) for level in zip(*parts, strict=True)]  # CI (B, 2C, H, W)
         fused = [level(ci) for level, ci in zip(self.levels, joined, strict=True)]
         for i in reversed(range(len(self.align))):
             fused[i] = fused[i] + upsample(self.align[i](fused[i + 1]), 2)
@@ -127,13 +127,27 @@ class UNetDecoder(nn.Module):
 
     def forward(self, levels: Sequence[Tensor]) -> Tensor:
         """Fused levels (B, C, H, W), finest first → logits of normal and anomalous, (B, 2, H/stride, W/stride)."""
+        logits: Tensor = self.head(self._before_head(levels))
+        return logits
+
+    def odds(self, levels: Sequence[Tensor]) -> Tensor:
+        """Log-odds of anomalous, (B, 1, H/stride, W/stride): the second logit less the first.
+
+        With one channel to compute, libraries gather nine inputs for each of its values. Transposed, the same
+        convolution is one product of nine rows whose values are then added up in place: a third of the time.
+        """
+        weight, bias = self.head.weight, self.head.bias
+        turned = (weight[1:] - weight[:1]).flip(2, 3).transpose(0, 1)  # (C, 1, 3, 3)
+        least = None if bias is None else bias[1:] - bias[:1]
+        return F.conv_transpose2d(self._before_head(levels), turned, least, padding=1)
+
+    def _before_head(self, levels: Sequence[Tensor]) -> Tensor:
         e1, e2, e3 = levels
-        x = self.join2(torch.cat([upsample(self.up2(e3), 2), e2], dim=1))
+        x: Tensor = self.join2(torch.cat([upsample(self.up2(e3), 2), e2], dim=1))
         x = self.join1(torch.cat([upsample(self.up1(x), 2), e1], dim=1))
         for block in self.finer:
             x = block(upsample(x, 2))
-        logits: Tensor = self.head(x)
-        return logits
+        return x
 
 
 def conv_block(c_in: int, c_out: int, kernel: int = 3) -> nn.Module:

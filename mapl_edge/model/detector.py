@@ -12,7 +12,7 @@ from mapl_edge.config import TrainConfig
 from mapl_edge.errors import BundleError
 from mapl_edge.model.decoder import MultiScaleFusion, UNetDecoder, upsample
 from mapl_edge.model.encoder import STRIDES, Encoder
-from mapl_edge.model.evidence import Evidence, log_odds
+from mapl_edge.model.evidence import Evidence, at_stride_4
 from mapl_edge.model.memory import ImageMemory, Match, Memory, PatchMemory
 from mapl_edge.model.predictor import Predictor, pooled_dims
 
@@ -82,7 +82,7 @@ class Detector(nn.Module):
 
     def answer(self, compared: Compared) -> tuple[Tensor, Tensor, Tensor]:
         """Raw scores (B,), anomaly maps (B, H, W), and the normal nearest to the farthest place (B,)."""
-        scores, maps = self.judge(compared, self.decode(compared))
+        scores, maps = self._judged(compared, self.decoder.odds(self._fused(compared)))
         worst = compared.distance.flatten(1).argmax(1, keepdim=True)
         return scores, maps, compared.sources.flatten(1).gather(1, worst)[:, 0]
 
@@ -106,15 +106,22 @@ class Detector(nn.Module):
 
     def decode(self, compared: Compared) -> Tensor:
         """Logits of normal and anomalous, (B, 2, H/s, W/s), s = the decoder's stride."""
-        logits: Tensor = self.decoder(self.fusion(compared.features, compared.differences, compared.distance))
+        logits: Tensor = self.decoder(self._fused(compared))
         return logits
 
     def judge(self, compared: Compared, logits: Tensor) -> tuple[Tensor, Tensor]:
         """Raw scores (B,) and anomaly maps (B, H, W)."""
+        return self._judged(compared, logits[:, 1:] - logits[:, :1])
+
+    def _fused(self, compared: Compared) -> list[Tensor]:
+        levels: list[Tensor] = self.fusion(compared.features, compared.differences, compared.distance)
+        return levels
+
+    def _judged(self, compared: Compared, odds: Tensor) -> tuple[Tensor, Tensor]:
         if self.evidence is not None:
-            scores, maps = self.evidence(log_odds(logits, self.decoder.stride), compared.distance)
+            scores, maps = self.evidence(at_stride_4(odds, self.decoder.stride), compared.distance)
             return scores, maps
-        maps = upsample(logits, self.decoder.stride).softmax(1)[:, 1]
+        maps = torch.sigmoid(upsample(odds, self.decoder.stride).squeeze(1))
         return maps.flatten(1).topk(self.top_k, dim=1).values.mean(1), maps
 
     def fill_memory(self, raw: Sequence[Tensor], sources: Tensor) -> None:

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from mapl_edge.errors import BackendUnavailable
-from mapl_edge.model.encoder import Encoder, rgb_from_pictures
+from mapl_edge.model.encoder import Encoder
 
 LiteName = Literal["efficientnet_lite0", "efficientnet_lite1", "efficientnet_lite2"]
 
@@ -67,8 +67,12 @@ class EfficientNetLite(Encoder):
 
     def forward(self, pictures: Tensor) -> list[Tensor]:
         """See the class."""
-        x = (rgb_from_pictures(pictures) - 127.0) / 128.0
-        x = F.relu6(self._bn0(self._conv_stem(x)))  # (B, 32, H/2, W/2)
+        # (x - 127) / 128 of RGB: what weights can do costs no pass over the picture
+        stem = self._conv_stem
+        # The cast comes first: TensorRT takes uint8 as an input of nothing but a cast.
+        x = F.pad(pictures.float().permute(0, 3, 1, 2) - 127.0, stem.same_padding)
+        x = F.conv2d(x, stem.weight.flip(1) / 128.0, stride=2)
+        x = F.relu6(self._bn0(x))  # (B, 32, H/2, W/2)
         features = []
         for i, block in enumerate(self._blocks):
             x = block(x)

@@ -66,7 +66,7 @@ class Evidence(nn.Module):
         level = _level(distance).clamp(self.level_range[0], self.level_range[1])
         pooled = self._pooled(joint, distance) - level * self.level_slope
         scores = ((pooled - self.pool_mean) / self.pool_std).mean(1)
-        return scores, torch.sigmoid((upsample(joint, 4) - self.middle) / 2)[:, 0]
+        return scores, torch.sigmoid(upsample((joint - self.middle) / 2, 4).squeeze(1))
 
     def joint(self, head: Tensor, distance: Tensor) -> Tensor:
         """The weighted sum of both, in deviations, float32 (B, 1, H/4, W/4)."""
@@ -113,7 +113,11 @@ def reliability(scores: Tensor, anomalous: Tensor) -> float:
 
 def log_odds(logits: Tensor, stride: int) -> Tensor:
     """Logits of normal and anomalous, (B, 2, H/stride, W/stride), stride 4 or 1 → log-odds of anomalous at stride 4."""
-    odds = logits[:, 1:] - logits[:, :1]
+    return at_stride_4(logits[:, 1:] - logits[:, :1], stride)
+
+
+def at_stride_4(odds: Tensor, stride: int) -> Tensor:
+    """Log-odds (B, 1, H/stride, W/stride), stride 4 or 1 → (B, 1, H/4, W/4)."""
     return odds if stride == 4 else F.avg_pool2d(odds, 4 // stride)
 
 

@@ -194,7 +194,7 @@ class PatchMemory(Memory):
         with torch.no_grad():
             generator = torch.Generator().manual_seed(self.seed)
             self.place_unit.copy_(descriptors([level[:64] for level in features]).var(dim=(0, 2, 3)).sum().sqrt())
-            described = torch.cat([_places(self._described(one)) for one in _in_batches(features)])  # (N, E)
+            described = torch.cat([self._described(one) for one in _in_batches(features)])  # (N, E)
             picked = torch.randperm(len(described), generator=generator)[:CANDIDATES]
             candidates = described[picked]
             self.mean.copy_(candidates.mean(0))
@@ -222,7 +222,7 @@ class PatchMemory(Memory):
 
     def queries(self, features: Sequence[Tensor]) -> Tensor:
         """See `Memory`: codes, row by row."""
-        return self._queries(self._described(features))
+        return self._queries(self._described(features), features[0].shape[0])
 
     def vectors(self) -> Tensor:
         """See `Memory`: codes."""
@@ -250,7 +250,7 @@ class PatchMemory(Memory):
     def match(self, features: Sequence[Tensor], exclude: Tensor | None = None) -> Match:
         """See `Memory`; describes x once where the parts would twice."""
         described = self._described(features)
-        return self._at(features, self.nearest(self._queries(described), exclude), described)
+        return self._at(features, self.nearest(self._queries(described, features[0].shape[0]), exclude), described)
 
     def margin(self, features: Sequence[Tensor]) -> Tensor:
         """How far the choice of the nearest patches is from being another one, in steps of the code, float32 (B,).
@@ -258,7 +258,7 @@ class PatchMemory(Memory):
         Components that lie so near the middle between two whole numbers may be rounded either way, by engines that
         add up in another order, and at some place that could make the second patch as near as the first.
         """
-        exact, codes = (_places(self._described(features)) - self.mean) @ self.basis, self.vectors()
+        exact, codes = (self._described(features) - self.mean) @ self.basis, self.vectors()
         rounded = exact.round().clamp(-CODE, CODE)
         two = torch.cdist(rounded, codes).topk(min(2, self.size), largest=False)
         first, last = (codes[two.indices[:, i]] for i in (0, -1))
@@ -269,14 +269,16 @@ class PatchMemory(Memory):
         return least.view(features[1].shape[0], -1).amin(1)
 
     def _described(self, features: Sequence[Tensor]) -> Tensor:
-        found = descriptors(features)
-        if not self.position_weight:
-            return found
-        b, _, h, w = found.shape
-        y = torch.linspace(-1, 1, h).view(1, 1, h, 1).expand(b, 1, h, w)
-        x = torch.linspace(-1, 1, w).view(1, 1, 1, w).expand(b, 1, h, w)
-        weight = self.position_weight * self.place_unit
-        return torch.cat([found, weight * y, weight * x], dim=1)
+        """Row by row, (B·h·w, E)."""
+        # each level by itself: its channels are moved last where it is computed, and not once more behind
+        found = [_places(level) for level in _described_levels(features)]
+        if self.position_weight:
+            b, _, h, w = features[1].shape
+            y = torch.linspace(-1, 1, h).view(1, h, 1, 1).expand(b, h, w, 1)
+            x = torch.linspace(-1, 1, w).view(1, 1, w, 1).expand(b, h, w, 1)
+            place = torch.cat([y, x], dim=3).reshape(-1, 2)
+            found.append(self.position_weight * self.place_unit * place)
+        return torch.cat(found, dim=1)
 
     def _index(self) -> None:
         """Codes of the descriptors that are there now."""
@@ -292,20 +294,23 @@ class PatchMemory(Memory):
     def _coded(self, rows: Tensor) -> Tensor:
         return ((rows - self.mean) @ self.basis).round().clamp(-CODE, CODE)  # (N, E) → (N, S)
 
-    def _queries(self, described: Tensor) -> Tensor:
-        b, _, h, w = described.shape
-        return self._coded(_places(described)).view(b, h * w, -1)  # (B, E, h, w) → (B, Q, S)
+    def _queries(self, described: Tensor, pictures: int) -> Tensor:
+        return self._coded(described).view(pictures, -1, self.basis.shape[1])  # (B·Q, E) → (B, Q, S)
 
     def _at(self, features: Sequence[Tensor], index: Tensor, described: Tensor) -> Match:
         b, _, h, w = features[1].shape
         index = index.view(-1)  # (B·h·w,)
         # index_select is a plain Gather when exported, indexing a dearer GatherND
-        away = _places(described) - self.descriptors.index_select(0, index)
+        away = described - self.descriptors.index_select(0, index)
         distance = (away * away).sum(1).div(self.spread.index_select(0, index)).sqrt()
-        columns = self.columns.index_select(0, index).view(b, h, w, -1).permute(0, 3, 1, 2)  # (B, D, h, w)
         c1, c2, _ = self.channels
-        fine, middle, coarse = columns[:, : 4 * c1], columns[:, 4 * c1 : 4 * c1 + c2], columns[:, 4 * c1 + c2 :]
-        values = [F.pixel_shuffle(fine, 2), middle, F.avg_pool2d(coarse, 2)]
+        # a table for each level, laid out as it is read: libraries do that once, when they load a graph
+        table = self.columns[:, : 4 * c1].view(-1, c1, 2, 2).permute(0, 2, 3, 1)  # (K, 2, 2, C1)
+        fine = table.index_select(0, index).view(b, h, w, 2, 2, c1).transpose(2, 3).reshape(b, 2 * h, 2 * w, c1)
+        middle = self.columns[:, 4 * c1 : 4 * c1 + c2].index_select(0, index).view(b, h, w, -1)
+        coarse = self.columns[:, 4 * c1 + c2 :].index_select(0, index).view(b, h, w, -1)
+        at_strides = [level.permute(0, 3, 1, 2) for level in (fine, middle, coarse)]  # (B, C, H, W) each
+        values = [*at_strides[:2], F.avg_pool2d(at_strides[2], 2)]
         return Match(values, distance.view(b, 1, h, w), self.source.index_select(0, index).view(b, h, w))
 
 
@@ -321,8 +326,12 @@ def descriptors(features: Sequence[Tensor]) -> Tensor:
     Returns:
         float32 (B, C1 + C2 + C3, H/8, W/8).
     """
+    return torch.cat(_described_levels(features), dim=1)
+
+
+def _described_levels(features: Sequence[Tensor]) -> list[Tensor]:
     fine, middle, coarse = (F.avg_pool2d(x, 3, 1, 1) for x in features)
-    return torch.cat([F.avg_pool2d(fine, 2), middle, _twice(coarse)], dim=1)
+    return [F.avg_pool2d(fine, 2), middle, _twice(coarse)]
 
 
 def _columns(features: Sequence[Tensor]) -> Tensor:

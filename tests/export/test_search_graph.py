@@ -10,6 +10,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
+from torch import Tensor, nn
 
 from mapl_edge.arrays import AnyArray
 from mapl_edge.config import TrainConfig
@@ -17,6 +18,8 @@ from mapl_edge.export.onnx_graph import onnx_from_detector
 from mapl_edge.export.search_graph import Form, _bytes, _read, search_in_form
 from mapl_edge.model.detector import Detector, empty_memory
 from mapl_edge.model.encoder import pretrained_encoder
+from mapl_edge.model.frozen import onnx_program
+from mapl_edge.model.memory import PatchMemory
 from mapl_edge.search import CODE, NEVER
 
 FORMS: tuple[Form, ...] = ("float", "integer", "qdq")
@@ -102,6 +105,33 @@ def test_every_form_gives_the_same_answers(graphs: dict[str, Path], pictures: An
 
     assert len(set(expected[2].tolist())) > (batch > 1), "otherwise the test says little"
     assert all(np.array_equal(a, b) for a, b in zip(expected, found, strict=True))
+
+
+class _Nearest(nn.Module):
+    def __init__(self, codes: AnyArray) -> None:
+        super().__init__()
+        self.memory = PatchMemory(codes.shape[1], (1, 1, len(codes) - 2))
+        self.memory.codes[:, : codes.shape[1]] = torch.from_numpy(codes)
+        self.memory.squares[: codes.shape[1]] = torch.from_numpy(np.square(codes).sum(0))
+
+    def forward(self, queries: Tensor) -> Tensor:
+        return self.memory.nearest(queries)
+
+
+@pytest.mark.parametrize("patches", [1, 64, 130, 300])
+def test_of_patches_that_are_equally_near_every_form_finds_the_first(tmp_path: Path, patches: int) -> None:
+    """Within a block and in several; with few values there are many such, and places that no part divides evenly."""
+    rng = np.random.default_rng(patches)
+    codes, queries = (rng.integers(-1, 2, shape).astype(np.float32) for shape in ((3, patches), (2, 7, 3)))
+    away = np.square(queries[:, :, :, None] - codes).sum(2)
+    onnx_program(_Nearest(codes), {"queries": torch.from_numpy(queries)}, ["index"]).save(tmp_path / "torch.onnx")
+
+    for form in FORMS:
+        assert search_in_form(tmp_path / "torch.onnx", tmp_path / f"{form}.onnx", form)
+        session = onnxruntime.InferenceSession(str(tmp_path / f"{form}.onnx"), providers=["CPUExecutionProvider"])
+
+        assert session.run(None, {"queries": queries})[0].tolist() == away.argmin(2).tolist()
+    assert patches == 1 or ((away == away.min(2, keepdims=True)).sum(2) > 1).any(), "otherwise the test says little"
 
 
 @pytest.mark.parametrize("form", [*FORMS, "torch"])

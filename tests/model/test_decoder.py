@@ -233,6 +233,24 @@ def test_decoder_ends_at_its_stride(stride: int) -> None:
     assert logits.shape == (2, 2, 64 // stride, 32 // stride)
 
 
+@pytest.mark.parametrize("bias", [True, False])
+@pytest.mark.parametrize("stride", [4, 1])
+def test_odds_are_the_second_logit_less_the_first(stride: int, bias: bool) -> None:
+    """At the border too, where a convolution sees zeros and a transposed one leaves values out."""
+    torch.manual_seed(0)
+    decoder = UNetDecoder(CHANNELS, stride).eval()
+    nn.init.normal_(decoder.head.weight, std=10)
+    if not bias:
+        decoder.head.bias = None
+    with torch.no_grad():
+        logits = decoder(levels())
+
+        odds = decoder.odds(levels())
+
+    assert logits.std() > 0.05, "otherwise the test says little"
+    assert torch.allclose(odds, logits[:, 1:] - logits[:, :1], atol=1e-5)
+
+
 @pytest.mark.parametrize("stride", [4, 1])
 def test_decoder_hears_every_level_where_it_lies(stride: int) -> None:
     """A changed cell moves the logits over it most; skip connections must not be shifted or left out."""

@@ -32,6 +32,20 @@ def test_padding_is_tensorflows_same(kernel: int, stride: int) -> None:
         assert result[oy, ox] == pytest.approx(total, abs=1e-5)
 
 
+def test_the_stem_sees_rgb_around_127_in_128ths() -> None:
+    """As the weights were trained; zeros beyond the border are 127 of a picture."""
+    encoder = EfficientNetLite("efficientnet_lite0").eval()
+    pictures = torch.randint(0, 256, (2, 32, 48, 3), dtype=torch.uint8)
+    seen: list[torch.Tensor] = []
+    encoder._bn0.register_forward_pre_hook(lambda module, inputs: seen.extend(inputs))
+
+    encoder(pictures)
+
+    bgr = pictures.numpy().astype(np.float32)
+    rgb = torch.from_numpy((bgr[..., ::-1].transpose(0, 3, 1, 2) - 127) / 128)
+    assert torch.allclose(seen[0], encoder._conv_stem(rgb), atol=1e-5)
+
+
 @pytest.mark.parametrize(
     ("name", "repeats", "channels"),
     [

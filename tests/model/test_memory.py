@@ -184,7 +184,7 @@ def test_patch_search_is_that_of_faiss(position_weight: float, patches: int) -> 
     """IndexFlatL2 on the same codes finds the same patch, its picture and its distance, whatever fills a last block."""
     stored, x = features(12, 0), features(3, 1)
     memory = patch_memory(stored, patches, position_weight=position_weight)
-    described = memory._described(x).permute(0, 2, 3, 1).reshape(3 * 6 * 4, -1)
+    described = memory._described(x)
     index = faiss.IndexFlatL2(memory.codes.shape[0])
     index.add(np.ascontiguousarray(memory.vectors()))
 
@@ -359,9 +359,10 @@ def test_position_code_is_what_is_documented() -> None:
     plain = slow_descriptors(stored)
     unit = np.sqrt(plain.transpose(1, 0, 2, 3).reshape(12, -1).var(axis=1, ddof=1).sum())
 
-    coded = memory._described(stored).numpy()
+    rows = memory._described(stored)
 
-    assert coded.shape[1] == 14
+    assert rows.shape == (6 * 6 * 4, 14)
+    coded = rows.view(6, 6, 4, 14).permute(0, 3, 1, 2).numpy()
     np.testing.assert_allclose(coded[:, :12], plain, rtol=1e-5, atol=1e-6)
     for y, x in np.ndindex(6, 4):
         np.testing.assert_allclose(coded[:, 12, y, x], 0.5 * unit * (2 * y / 5 - 1), rtol=1e-4, atol=1e-6)
