@@ -28,7 +28,7 @@ HALF_LIMIT = 3e4  # fp16 ends at 65504; on odd pictures the weighted differences
 # What runs between two convolutions in whatever type it is given.
 _BETWEEN = frozenset({"Add", "Clip", "Concat", "LeakyRelu", "MaxPool", "Relu", "Resize"})
 _SEEN = 20_000  # values of an activation that each feed adds to its range
-_RARE = 1e-4  # share of values that are cut at each end: a few large ones would make all steps large
+_RARE = 1e-5  # share of values that are cut at each end: a few large ones would make all steps large
 _ELEMENT_MACS = 5  # moving one activation costs a CPU about as much as so many multiplications
 
 
@@ -116,8 +116,8 @@ class Int8Graph:
 
     Args:
         path: a fused, encoder-only or decoder-only graph in float32.
-        feeds: the graph's inputs by name, one feed for each of a few dozen pictures. Beyond what 9,998
-            of 10,000 values lie within they are cut, so a few feeds should show (simulated) defects.
+        feeds: the graph's inputs by name, one feed for each of a few dozen pictures. Beyond what 99,998
+            of 100,000 values lie within they are cut, so a few feeds should show (simulated) defects.
         target: "cpu", for ONNX Runtime and OpenVINO: uint8 activations, before and after each convolution. "tensorrt":
             int8 activations without offset, before each convolution.
         weight_bits: 7 for CPUs with AVX2 and no VNNI, where the sum of two products of 8 bits overflows.
