@@ -33,7 +33,7 @@ KEPT = 128  # pooled vectors of each kind that the pseudo-labeler is fitted on
 LEAST = 16  # of each kind before it is fitted at all
 LEAST_FALL = 0.01  # of the loss: less is no significant decline (§2.6.3)
 MAX_NORM = 10.0  # of the gradient, clipped
-SHARE_OF_STEP = 0.02  # of each step's weights in their running mean: over about the last 50 steps
+AVERAGED = 1 / 20  # of all steps: the running mean of weights is over about so many of the latest ones
 
 
 @dataclass(frozen=True)
@@ -75,12 +75,17 @@ class Averaged:
     The steps of small batches scatter around it (Polyak and Juditsky, 1992, "Acceleration of stochastic approximation
     by averaging"). Where the encoder trains too there is none: a mean head would not fit the encoder of the day.
 
+    Args:
+        detector: whose head it is.
+        steps: of the whole training.
+
     Attributes:
         mean: of each floating-point entry of the head's state, by name.
         steps: how many it is made from.
     """
 
-    def __init__(self, detector: Detector) -> None:
+    def __init__(self, detector: Detector, steps: int) -> None:
+        self._share = min(1.0, 1 / (AVERAGED * steps))
         head = () if detector.encoder.trainable else ("fusion.", "decoder.", "predictor.")
         state = detector.state_dict()
         self.mean = {name: v.clone() for name, v in state.items() if name.startswith(head) and v.is_floating_point()}
@@ -91,7 +96,7 @@ class Averaged:
         self.steps += 1
         state = detector.state_dict()
         for name, mean in self.mean.items():
-            mean.lerp_(state[name], max(SHARE_OF_STEP, 1 / self.steps))
+            mean.lerp_(state[name], max(self._share, 1 / self.steps))
 
     @contextmanager
     def within(self, detector: Detector) -> Iterator[None]:
@@ -160,7 +165,7 @@ def optimise(
     optimiser = torch.optim.AdamW(detector.trainable(), lr=config.learning_rate, weight_decay=0.01)
     schedule = torch.optim.lr_scheduler.LambdaLR(optimiser, lambda step: learning_rate_factor(step, config.steps))
     monitor, labelling = Convergence(config.patience), Labelling(config.classifiers, config.seed)
-    averaged = Averaged(detector)
+    averaged = Averaged(detector, config.steps)
     history: list[dict[str, float]] = []
     best: dict[str, Any] = copy.deepcopy(detector.state_dict())
     first, converged = 1, False

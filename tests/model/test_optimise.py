@@ -30,7 +30,7 @@ from mapl_edge.model.checkpoint import Checkpoint, readings
 from mapl_edge.model.detector import Detector, empty_memory
 from mapl_edge.model.encoder import empty_encoder
 from mapl_edge.model.labeler import PseudoLabeler
-from mapl_edge.model.optimise import KEPT, LEAST, SHARE_OF_STEP, Averaged, Convergence, Labelling, learning_rate_factor
+from mapl_edge.model.optimise import AVERAGED, KEPT, LEAST, Averaged, Convergence, Labelling, learning_rate_factor
 from mapl_edge.model.train import train
 
 VAEGAN: dict[str, Any] = {"encoder": "vaegan", "refresh_every": 3, "validate_every": 2}
@@ -59,9 +59,10 @@ def tiny_detector(**changes: Any) -> Detector:
 def test_the_head_is_the_mean_of_its_latest_steps() -> None:
     """All steps count alike at first, and later ones the more the later they are."""
     detector = tiny_detector()
-    averaged = Averaged(detector)
+    few = 20
+    averaged = Averaged(detector, round(few / AVERAGED))
     weight = next(detector.decoder.parameters())
-    few, seen = round(1 / SHARE_OF_STEP), {}
+    seen = {}
 
     for step in range(few + 10):
         with torch.no_grad():
@@ -74,15 +75,30 @@ def test_the_head_is_the_mean_of_its_latest_steps() -> None:
     expected = np.mean([step**2 for step in range(few)])
     assert seen[few - 1] == pytest.approx(expected, rel=1e-4)
     for step in range(few, few + 10):
-        expected += SHARE_OF_STEP * (step**2 - expected)
+        expected += (step**2 - expected) / few
     assert seen[few + 9] == pytest.approx(expected, rel=1e-4)
     with torch.no_grad():
         assert float(weight.mean()) == pytest.approx((few + 9) ** 2)  # its own again
 
 
+def test_a_short_training_keeps_its_last_step() -> None:
+    """The first of few steps have learned nothing yet."""
+    detector = tiny_detector()
+    averaged = Averaged(detector, 8)
+    weight = next(detector.decoder.parameters())
+
+    for step in range(8):
+        with torch.no_grad():
+            weight.fill_(step)
+        averaged.update(detector)
+
+    with averaged.within(detector), torch.no_grad():
+        assert float(weight.mean()) == 7
+
+
 def test_the_mean_leaves_alone_what_no_step_moves() -> None:
     """Encoder, memory and units are not averaged; with an encoder that trains nothing is."""
-    frozen, live = Averaged(tiny_detector()), Averaged(tiny_detector(encoder="vaegan"))
+    frozen, live = (Averaged(tiny_detector(**of), 100) for of in ({}, {"encoder": "vaegan"}))
 
     assert {name.split(".")[0] for name in frozen.mean} == {"fusion", "decoder", "predictor"}
     assert not live.mean
