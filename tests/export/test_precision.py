@@ -141,19 +141,26 @@ def test_the_first_convolutions_stay_float32(fused: Path, feeds: list[Feed], tmp
 
 
 def test_scores_are_near_and_the_nearer_the_fewer_are_int8(bundle: Bundle, feeds: list[Feed], tmp_path: Path) -> None:
-    """Weights rounded together leave a third less error than each rounded by itself; sparing more helps too."""
+    """Weights rounded together leave a third less error than each rounded by itself; with the encoder spared, less than
+    half of it is left on pictures that set no range."""
+    pictures, anomalous = bundle.validation()
+    normals = pictures[~anomalous.astype(bool)]
 
-    def error(graph: Int8Graph, spared: float) -> float:
+    def scores(path: Path, pictures: Any) -> Any:
+        with FusedEngine(path, threads=1) as engine:
+            return np.array([engine.infer(picture).score for picture in pictures])
+
+    def error(graph: Int8Graph, spared: float, pictures: Any) -> float:
         graph.write(tmp_path / "int8.onnx", spared)
-        with FusedEngine(tmp_path / "int8.onnx", threads=1) as engine:
-            scores = np.array([engine.infer(picture).score for picture in bundle.golden().pictures])
-        return float(np.sqrt(np.mean((scores - bundle.golden().scores) ** 2)))
+        off = scores(tmp_path / "int8.onnx", pictures) - scores(bundle.model_path, pictures)
+        return float(np.sqrt(np.mean(off**2)))
 
     together, each = Int8Graph(bundle.model_path, feeds), Int8Graph(bundle.model_path, feeds)
     each._form = replace(each._form, inputs={})
+    golden = bundle.golden().pictures
 
-    assert error(together, 0.0) < 0.7 * error(each, 0.0)
-    assert error(together, 1.0) < error(together, 0.0)
+    assert error(together, 0.0, golden) < 0.7 * error(each, 0.0, golden)
+    assert error(together, 1.0, normals) < 0.5 * error(together, 0.0, normals)
 
 
 def test_tensorrt_form_has_no_offset_and_no_quantized_bias(fused: Path, feeds: list[Feed], tmp_path: Path) -> None:
