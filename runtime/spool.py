@@ -140,7 +140,7 @@ class Spool:
                         self._changed.wait(RETRY_S)
                     if not self._lines:
                         return
-                    line = self._lines[0]
+                    line, is_last_try = self._lines[0], self.closed
                 try:
                     self._write(line)
                 except OSError as exc:
@@ -149,7 +149,7 @@ class Spool:
                     with self._changed:
                         self._begin_trouble(REFUSALS[exc.errno])
                         self._changed.notify_all()
-                        if self.closed:
+                        if is_last_try:  # the disk may have room since one that began before
                             return
                         self._changed.wait_for(lambda: self.closed, RETRY_S)
                     continue

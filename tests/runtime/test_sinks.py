@@ -35,6 +35,7 @@ from mapl_edge.runtime import (
 )
 from mapl_edge.runtime import sinks as sinks_module
 from mapl_edge.runtime.sinks import line_writer
+from mapl_edge.runtime.spool import Spool
 from mapl_edge.testing import FakeEngine, ManualClock
 
 
@@ -179,6 +180,31 @@ def test_a_full_disk_keeps_lines_until_there_is_room(
     begun, over = (record.getMessage() for record in caplog.records)
     assert begun == f"{out}: the disk is full; lines wait in memory, verdicts go on"
     assert "written again after" in over
+
+
+def test_a_try_that_began_before_the_end_is_not_the_last() -> None:
+    """The disk refuses a line, gets room, and the run ends before the refusal is heard of: the line is tried again."""
+    tried, heard = threading.Event(), threading.Event()
+    lines: list[bytes] = []
+
+    def write(line: bytes) -> None:
+        if not tried.is_set():
+            tried.set()
+            assert heard.wait(10)
+            raise OSError(errno.ENOSPC, "full")
+        lines.append(line)
+
+    spool = Spool(write, "verdicts.jsonl")
+    spool.put(b"1")
+    assert tried.wait(10)
+    closing = threading.Thread(target=spool.close)
+    closing.start()
+    while not spool.closed:
+        time.sleep(0.001)
+    heard.set()
+    closing.join(10)
+
+    assert lines == [b"1"]
 
 
 def test_a_disk_that_hangs_delays_one_verdict_a_little(tmp_path: Path, inspection: Inspection, disk: Disk) -> None:
