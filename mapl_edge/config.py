@@ -146,7 +146,7 @@ class StoreConfig(Section):
     keep_pictures_mb: float = Field(default=10_000, ge=0)
     """Disk for pictures and heat maps; the oldest go first."""
     pass_every: int = Field(default=100, ge=0)
-    """Every so manieth PASS keeps its picture too; 0: none."""
+    """One PASS in so many keeps its picture too; 0: none."""
     min_free_mb: float = Field(default=200, ge=0)
     """Disk that pictures leave free, for the verdicts."""
 

@@ -20,7 +20,7 @@ class Interference:
     """Noise and contrast change of camera pictures.
 
     Both belong to the camera, so they come before `prepare`: a model never sees the noise of single camera pixels where
-    the picture is shrunk to its input, because the area resize averages some of it away, as it would on the line.
+    the picture is shrunk to its input, because shrinking averages some of it away, as it would on the line.
 
     Attributes:
         noise_sigma: standard deviation of the noise, in grey levels of 255.

@@ -5,8 +5,8 @@ Train, evaluate, calibrate, parity and run use it.
 
 from __future__ import annotations
 
-from fractions import Fraction
-from functools import cache, partial
+import math
+from functools import partial
 
 import cv2
 import numpy as np
@@ -36,23 +36,46 @@ def prepare(image: UInt8Array, contract: InputContract, aside: DoesAside | None 
         ContractMismatch: the region of interest does not fit into the picture.
     """
     image = cropped(image, contract)
-    if image.shape[:2] != contract.size_hw:
-        # Shrink first: cv2 averages only where no side grows, else it samples lines away.
-        h, w = (min(have, want) for have, want in zip(image.shape[:2], contract.size_hw, strict=True))
-        for size_wh in ((w, h), contract.size_hw[::-1]):
-            if image.shape[1::-1] != size_wh:
-                image = _resized(image, size_wh, aside)
+    if contract.resize == "area":
+        image = _by_area(image, contract.size_hw)
+    else:
+        image = _by_halves(image, contract.size_hw, aside)
     return np.ascontiguousarray(image)
 
 
-def _resized(image: UInt8Array, size_wh: tuple[int, int], aside: DoesAside | None) -> UInt8Array:
-    w, h = size_wh
-    if aside is None or image.shape[0] * image.shape[1] < SHARED_PX or not _in_bands(image.shape[0], h):
-        return np.asarray(cv2.resize(image, size_wh, interpolation=cv2.INTER_AREA), np.uint8)
-    out = np.empty((h, w, 3), np.uint8)
-    of, to = np.split(image, BANDS), np.split(out, BANDS)
-    first, *others = (partial(_area, *band) for band in zip(of, to, strict=True))
-    errands = [aside(band) for band in reversed(others)]
+def _by_area(image: UInt8Array, size_hw: tuple[int, int]) -> UInt8Array:
+    # Shrink first: cv2 averages only where no side grows, else it samples lines away.
+    h, w = (min(have, want) for have, want in zip(image.shape[:2], size_hw, strict=True))
+    for step_hw in ((h, w), size_hw):
+        image = _resized(image, step_hw, cv2.INTER_AREA)
+    return image
+
+
+def _by_halves(image: UInt8Array, size_hw: tuple[int, int], aside: DoesAside | None) -> UInt8Array:
+    h, w = size_hw
+    while image.shape[0] >= 2 * h and image.shape[1] >= 2 * w:
+        image = _halved(image, aside)
+    factors = (2 ** max(0, round(math.log2(have / want))) for have, want in zip(image.shape[:2], size_hw, strict=True))
+    grown_hw = tuple(want * factor for want, factor in zip(size_hw, factors, strict=True))
+    return _resized(_resized(image, grown_hw, cv2.INTER_LINEAR_EXACT), size_hw, cv2.INTER_AREA)
+
+
+def _resized(image: UInt8Array, size_hw: tuple[int, ...], interpolation: int) -> UInt8Array:
+    if image.shape[:2] == size_hw:
+        return image
+    return np.asarray(cv2.resize(image, size_hw[::-1], interpolation=interpolation), np.uint8)
+
+
+def _halved(image: UInt8Array, aside: DoesAside | None) -> UInt8Array:
+    """Means of 2×2 pixels; an odd last row or column is left out."""
+    h, w = image.shape[0] // 2, image.shape[1] // 2
+    image, out = image[: 2 * h, : 2 * w], np.empty((h, w, 3), np.uint8)
+    bands = BANDS if aside is not None and h * w * 4 >= SHARED_PX else 1
+    first, *others = (
+        partial(cv2.resize, of, to.shape[1::-1], to, interpolation=cv2.INTER_AREA)
+        for of, to in zip(_cut(image, 2 * -(-h // bands)), _cut(out, -(-h // bands)), strict=True)
+    )
+    errands = [] if aside is None else [aside(band) for band in reversed(others)]
     first()
     for errand in reversed(errands):
         errand.do()
@@ -61,14 +84,8 @@ def _resized(image: UInt8Array, size_wh: tuple[int, int], aside: DoesAside | Non
     return out
 
 
-def _area(image: UInt8Array, out: UInt8Array) -> None:
-    cv2.resize(image, out.shape[1::-1], out, interpolation=cv2.INTER_AREA)
-
-
-@cache
-def _in_bands(have: int, want: int) -> bool:
-    """Whether as many rows can be resized in bands to the same values: cv2's step between rows has to be exact."""
-    return have > want and have % BANDS == want % BANDS == 0 and Fraction(1 / (want / have)) == Fraction(have, want)
+def _cut(rows: UInt8Array, each: int) -> list[UInt8Array]:
+    return [rows[at : at + each] for at in range(0, len(rows), each)]
 
 
 def prepared_mask(sample: Sample, contract: InputContract, picture_hw: tuple[int, int]) -> UInt8Array | None:
