@@ -31,8 +31,8 @@ from mapl_edge.model.detector import Detector, empty_memory
 from mapl_edge.model.encoder import empty_encoder
 from mapl_edge.model.evidence import Evidence
 
-MODEL_SCHEMA = 4  # 3 had no level in its evidence: a slope of nought
-_READABLE = (3, MODEL_SCHEMA)
+MODEL_SCHEMA = 5
+_NEW_IN_EVIDENCE = {3: ("level_slope", "level_range", "pool_share"), 4: ("pool_share",), MODEL_SCHEMA: ()}
 
 
 class TrainingRecord(BaseModel):
@@ -103,16 +103,16 @@ def checkpoint_from_folder(folder: Path) -> Checkpoint:
     try:
         content = json.loads((folder / MODEL_JSON).read_bytes())
         found = content.get("schema_version", 0)
-        if found not in _READABLE:
+        if found not in _NEW_IN_EVIDENCE:
             what = "newer" if found > MODEL_SCHEMA else "older"
             do = "update mapl-edge" if found > MODEL_SCHEMA else "train again"
             raise BundleError(f"{folder}: schema {found} is {what} than this version reads ({MODEL_SCHEMA}); {do}")
         record = TrainingRecord.model_validate(content)
         detector = empty_detector(record.config, record.memory_samples)
         weights = load((folder / "weights.safetensors").read_bytes())
-        if found == 3 and detector.evidence is not None:
-            unlevelled = Evidence().state_dict(prefix="evidence.")
-            weights |= {name: unlevelled[name] for name in ("evidence.level_slope", "evidence.level_range")}
+        if detector.evidence is not None:
+            as_before = Evidence().state_dict()  # no level, equal shares
+            weights |= {f"evidence.{name}": as_before[name] for name in _NEW_IN_EVIDENCE[found]}
         detector.load_state_dict(weights)
         with np.load(folder / "pictures.npz", allow_pickle=False) as arrays:
             memory, golden, simulated = arrays["memory"], arrays["golden"], arrays["simulated"]

@@ -6,11 +6,15 @@ import numpy as np
 import torch
 from torch import Tensor
 
+GROUP = 256  # vectors that are compared at once
+
 
 def coreset(vectors: Tensor, count: int, seed: int) -> Tensor:
     """Greedy k-centre (PatchCore, algorithm 1): each next one is the farthest from all chosen so far.
 
-    Rare normal patches are kept this way, however rare; of many alike one is enough.
+    Rare normal patches are kept this way, however rare; of many alike one is enough. Distances to what is chosen only
+    shrink, so an old one is a bound: a group of vectors is compared with what was chosen since only where its bound is
+    the largest of all, and then with all of that in one product.
 
     Args:
         vectors: float32 (N, D).
@@ -20,18 +24,29 @@ def coreset(vectors: Tensor, count: int, seed: int) -> Tensor:
     Returns:
         Indices, int64 (min(count, N),), in the order of choice.
     """
-    generator = torch.Generator().manual_seed(seed)
+    n, dims = vectors.shape
+    count = min(count, n)
     squares = vectors.square().sum(1)
-    farthest = int(torch.randint(len(vectors), (1,), generator=generator))
-    distance = torch.full((len(vectors),), float("inf"))
-    chosen = []
-    for _ in range(min(count, len(vectors))):
+    near = torch.full((n,), float("inf"))  # squared distance to the nearest that is chosen, at most
+    groups = list(zip(*(torch.split(each, GROUP) for each in (vectors, squares, near)), strict=True))
+    largest, compared = np.full(len(groups), np.inf, np.float32), [0] * len(groups)
+    centres, their_squares = torch.empty(count, dims), torch.empty(count)
+    chosen: list[int] = []
+    farthest = int(torch.randint(n, (1,), generator=torch.Generator().manual_seed(seed)))
+    while True:
+        centres[len(chosen)], their_squares[len(chosen)] = vectors[farthest], squares[farthest]
         chosen.append(farthest)
-        to_it = squares - 2 * (vectors @ vectors[farthest]) + squares[farthest]
-        distance = torch.minimum(distance, to_it)
-        distance[farthest] = -1  # never twice, not even where rounding or twins leave others at nought
-        farthest = int(distance.argmax())
-    return torch.tensor(chosen)
+        near[farthest] = -1  # never twice, not even where rounding or twins leave others at nought
+        largest[farthest // GROUP] = groups[farthest // GROUP][2].max()
+        if len(chosen) == count:
+            return torch.tensor(chosen)
+        while compared[group := int(largest.argmax())] < len(chosen):
+            some, their, bounds = groups[group]
+            new = slice(compared[group], len(chosen))
+            to_new = torch.addmm(their_squares[new], some, centres[new].T, alpha=-2).amin(1) + their
+            torch.minimum(bounds, to_new, out=bounds)
+            compared[group], largest[group] = len(chosen), bounds.max()
+        farthest = GROUP * group + int(groups[group][2].argmax())
 
 
 def cluster_centres(vectors: Tensor, count: int, seed: int) -> Tensor:

@@ -29,6 +29,8 @@ class Evidence(nn.Module):
         level_slope: float32 (P,), how much of a pooled value a picture's level explains; 0: none.
         level_range: float32 (2,), lowest and highest level of normal pictures: beyond them nothing is explained away.
         pool_mean, pool_std: float32 (P,), of each pooled value on normal pictures, less what their level explains.
+        pool_share: float32 (P,), how much each counts, 1 in all: joint evidence by the decoder's weight, distance by
+            what that leaves.
         middle: float32 (), joint evidence that the map shows as 0.5: what one in a thousand normal pixels exceeds.
     """
 
@@ -38,6 +40,7 @@ class Evidence(nn.Module):
     level_range: Tensor
     pool_mean: Tensor
     pool_std: Tensor
+    pool_share: Tensor
     middle: Tensor
 
     def __init__(self) -> None:
@@ -49,6 +52,7 @@ class Evidence(nn.Module):
         self.register_buffer("level_range", torch.zeros(2))
         self.register_buffer("pool_mean", torch.zeros(pools))
         self.register_buffer("pool_std", torch.ones(pools))
+        self.register_buffer("pool_share", torch.full((pools,), 1 / pools))
         self.register_buffer("middle", torch.zeros(()))
 
     def forward(self, head: Tensor, distance: Tensor) -> tuple[Tensor, Tensor]:
@@ -59,13 +63,13 @@ class Evidence(nn.Module):
             distance: float32 (B, 1, H/8, W/8), zero mean and unit deviation on normal pictures.
 
         Returns:
-            Scores (B,): the mean of several pooled values, each in deviations from its mean on normal pictures; no
-            limits. Maps (B, H, W), 0 to 1.
+            Scores (B,): the weighted mean of several pooled values, each in deviations from its mean on normal
+            pictures; no limits. Maps (B, H, W), 0 to 1.
         """
         joint = self.joint(head, distance)
         level = _level(distance).clamp(self.level_range[0], self.level_range[1])
         pooled = self._pooled(joint, distance) - level * self.level_slope
-        scores = ((pooled - self.pool_mean) / self.pool_std).mean(1)
+        scores = ((pooled - self.pool_mean) / self.pool_std * self.pool_share).sum(1)
         return scores, torch.sigmoid(upsample((joint - self.middle) / 2, 4).squeeze(1))
 
     def joint(self, head: Tensor, distance: Tensor) -> Tensor:
@@ -83,6 +87,8 @@ class Evidence(nn.Module):
         normal = head[~anomalous]
         self.head_unit.copy_(torch.stack([normal.mean(), normal.std(correction=0).clamp_min(1e-3)]))
         self.weight.fill_(reliability(_top(head, 1), anomalous))
+        joint_share, far_share = self.weight / len(JOINT_WINDOWS), (1 - self.weight) / len(DISTANCE_WINDOWS)
+        self.pool_share[: len(JOINT_WINDOWS)], self.pool_share[len(JOINT_WINDOWS) :] = joint_share, far_share
         joint, far = self.joint(head, distance)[~anomalous], distance[~anomalous]
         pooled, level = self._pooled(joint, far), _level(far)
         self.level_range.copy_(torch.cat([level.min(0).values, level.max(0).values]))

@@ -20,7 +20,7 @@ from torch.nn import functional as F
 from mapl_edge.model.coreset import cluster_centres, coreset
 from mapl_edge.search import CODE, NEIGHBOURS, NEVER
 
-CANDIDATES = 100_000  # patches that a reduction chooses from; more take minutes and change little
+SAMPLED = 100_000  # patches whose principal components are taken, and that k-means chooses from
 SEARCH_DIMS = 64  # of the principal components that patches are searched by
 BLOCK = 64  # patches whose nearest is found first, before the nearest block: minima are faster than their places
 
@@ -195,15 +195,18 @@ class PatchMemory(Memory):
             generator = torch.Generator().manual_seed(self.seed)
             self.place_unit.copy_(descriptors([level[:64] for level in features]).var(dim=(0, 2, 3)).sum().sqrt())
             described = torch.cat([self._described(one) for one in _in_batches(features)])  # (N, E)
-            picked = torch.randperm(len(described), generator=generator)[:CANDIDATES]
-            candidates = described[picked]
-            self.mean.copy_(candidates.mean(0))
-            centred = candidates - self.mean
+            some = torch.randperm(len(described), generator=generator)[:SAMPLED]
+            self.mean.copy_(described[some].mean(0))
+            centred = described[some] - self.mean
             _, vectors = torch.linalg.eigh(centred.T @ centred)  # ascending
             dims = self.basis.shape[1]
             turned = vectors[:, -dims:] @ torch.linalg.qr(torch.randn(dims, dims, generator=generator)).Q
-            reduce = {"coreset": coreset, "kmeans": cluster_centres}[self.reduction]
-            within = centred @ turned
+            # k-means would take minutes with all
+            picked, reduce = {
+                "coreset": (torch.arange(len(described)), coreset),
+                "kmeans": (some, cluster_centres),
+            }[self.reduction]
+            within = torch.cat([(described[few] - self.mean) @ turned for few in torch.split(picked, SAMPLED)])
             kept = reduce(within, len(self.source), self.seed)
             kept = torch.cat([kept, kept[-1:].expand(len(self.source) - len(kept))])
             step = within[kept].abs().amax().clamp_min(1e-6) / CODE

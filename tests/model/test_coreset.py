@@ -18,13 +18,15 @@ def slow_greedy(points: np.ndarray, n: int, first: int) -> list[int]:
     return chosen
 
 
-@given(st.integers(0, 10_000), st.integers(1, 40))
-@settings(max_examples=15, deadline=None)
-def test_coreset_is_greedy_k_centre(seed: int, count: int) -> None:
-    """The expanded squares and the running minimum change nothing."""
+@given(st.integers(0, 10_000), st.integers(1, 40), st.sampled_from([1, 3, 8, 64]))
+@settings(max_examples=40, deadline=None)
+def test_coreset_is_greedy_k_centre(seed: int, count: int, group: int) -> None:
+    """The expanded squares, and groups that are compared late, change nothing."""
     points = np.random.default_rng(seed).normal(size=(40, 5)).astype(np.float32)
 
-    chosen = coreset(torch.from_numpy(points), count, seed)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("mapl_edge.model.coreset.GROUP", group)
+        chosen = coreset(torch.from_numpy(points), count, seed)
 
     assert chosen.tolist() == slow_greedy(points.astype(float), count, int(chosen[0]))
 

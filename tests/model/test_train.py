@@ -178,21 +178,26 @@ def test_a_damaged_model_folder_is_refused(model_folder: Path, tmp_path: Path, d
         checkpoint_from_folder(tmp_path)
 
 
-def test_a_model_without_a_level_scores_as_it_did(model_folder: Path, tmp_path: Path) -> None:
-    """Schema 3: nothing is explained away, so limits that were set for it stay right."""
+@pytest.mark.parametrize(("schema", "lacks"), [(3, ("level_slope", "level_range", "pool_share")), (4, ("pool_share",))])
+def test_an_older_model_scores_as_it_did(
+    model_folder: Path, tmp_path: Path, schema: int, lacks: tuple[str, ...]
+) -> None:
+    """No level that explains, all pooled values alike: limits that were set for it stay right."""
     shutil.copytree(model_folder, tmp_path, dirs_exist_ok=True)
     weights = load_file(tmp_path / "weights.safetensors")
-    kept = {name: value for name, value in weights.items() if "evidence.level_" not in name}
+    kept = {name: value for name, value in weights.items() if name not in {f"evidence.{one}" for one in lacks}}
     save_file(kept, tmp_path / "weights.safetensors")
     text = (tmp_path / "model.json").read_text()
-    (tmp_path / "model.json").write_text(text.replace('"schema_version": 4', '"schema_version": 3'))
+    (tmp_path / "model.json").write_text(text.replace('"schema_version": 5', f'"schema_version": {schema}'))
     present = checkpoint_from_folder(model_folder)
     assert present.detector.evidence is not None
-    present.detector.evidence.level_slope.zero_()
+    if "level_slope" in lacks:
+        present.detector.evidence.level_slope.zero_()
+    present.detector.evidence.pool_share.fill_(1 / 6)
 
     older = checkpoint_from_folder(tmp_path)
 
-    assert len(kept) == len(weights) - 2
+    assert len(kept) == len(weights) - len(lacks)
     scores = [readings(one.detector, present.golden_pictures)[0] for one in (older, present)]
     np.testing.assert_array_equal(*scores)
 
@@ -203,7 +208,7 @@ def test_a_model_without_a_level_scores_as_it_did(model_folder: Path, tmp_path: 
 def test_a_model_of_another_schema_is_refused(model_folder: Path, tmp_path: Path, schema: int, says: str) -> None:
     """Last year's models have other weights; next year's other meanings."""
     text = (model_folder / "model.json").read_text()
-    (tmp_path / "model.json").write_text(text.replace('"schema_version": 4', f'"schema_version": {schema}'))
+    (tmp_path / "model.json").write_text(text.replace('"schema_version": 5', f'"schema_version": {schema}'))
 
     with pytest.raises(BundleError, match=says):
         checkpoint_from_folder(tmp_path)
