@@ -142,9 +142,18 @@ class Int8Graph:
             )
         self._path = path
         graph = self._graph()
-        ranges, self._work, inputs = _measured(graph, kept)
+        ranges, sizes, inputs = _measured(graph, kept)
+        read = {node.name: sizes[node.input[0]] for node in graph.convolutions}
+        self._work = {
+            node.name: float(
+                sizes[node.output[0]] * graph.constants[node.input[1]][0].size
+                + _ELEMENT_MACS * (read[node.name] + sizes[node.output[0]])
+            )
+            for node in graph.convolutions
+        }
         before = graph.before("ArgMin")
         self._first = {name: work for name, work in self._work.items() if name in before} or self._work
+        self._ends = _ends(list(self._first.values()), [read[name] for name in self._first])
         self._form = _Form(target == "cpu", 2 ** (weight_bits - 1) - 1, ranges, inputs)
 
     def write(self, out: Path, spared: float = 0.0) -> Quantised:
@@ -152,14 +161,12 @@ class Int8Graph:
 
         Args:
             out: the file to write.
-            spared: 0 to 1, the share of the convolutions' work that stays float32, the first ones; in a fused graph of
-                the work before the search.
+            spared: 0 to 1, the share of the convolutions' work that stays float32 at least, the first ones; in a fused
+                graph of the work before the search. It ends where little is handed over: a large activation costs more
+                to convert than the convolution behind it gains.
         """
-        done, chosen = 0.0, set(self._work) - set(self._first)
-        for name, each in self._first.items():
-            done += each
-            if done > spared * sum(self._first.values()) * (1 + 1e-9):
-                chosen.add(name)
+        end = next(i for i, share in self._ends.items() if share >= spared - 1e-9)
+        chosen = self._work.keys() - list(self._first)[:end]
         onnx.save(self._form.quantised(self._graph(), chosen), out)
         return Quantised(len(chosen), len(self._work))
 
@@ -350,8 +357,9 @@ def _plain(name: str) -> str:
 
 def _measured(
     graph: _Graph, feeds: Sequence[Feed]
-) -> tuple[dict[str, tuple[float, float]], dict[str, float], dict[str, Inputs]]:
-    """Between what the activations around convolutions lie; of each convolution by its name its work and its inputs."""
+) -> tuple[dict[str, tuple[float, float]], dict[str, int], dict[str, Inputs]]:
+    """Between what the activations around convolutions lie and how many values they have; of each convolution by its
+    name its inputs."""
     around = {name for node in graph.convolutions for name in (node.input[0], node.output[0])}
     around |= {act.output[0] for node in graph.convolutions if (act := graph.activation(node))}
     names = sorted(around)
@@ -378,11 +386,15 @@ def _measured(
     for name, parts in seen.items():
         low, high = np.quantile(np.concatenate(parts), [_RARE, 1 - _RARE])
         ranges[name] = float(low), float(high)
-    work = {}
-    for node in graph.convolutions:
-        before, after = sizes[node.input[0]], sizes[node.output[0]]
-        work[node.name] = float(after * graph.constants[node.input[1]][0].size + _ELEMENT_MACS * (before + after))
-    return ranges, work, inputs
+    return ranges, sizes, inputs
+
+
+def _ends(work: Sequence[float], read: Sequence[int]) -> dict[int, float]:
+    """After how many convolutions int8 may begin, and the share of the work before it: where the next one reads no more
+    than the one before it and the one behind it do."""
+    count = len(work)
+    least = [i for i in range(1, count) if read[i] == min(read[i - 1 : i + 2])]
+    return {i: sum(work[:i]) / sum(work) for i in (0, *least, count)}
 
 
 def _session(model: Any) -> Any:

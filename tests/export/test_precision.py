@@ -123,7 +123,7 @@ def test_inputs_and_outputs_stay(what: str, fused: Path, encoder_only: Path, fee
 
 @pytest.mark.parametrize("spared", [0.0, 0.3, 1.0])
 def test_the_first_convolutions_stay_float32(fused: Path, feeds: list[Feed], tmp_path: Path, spared: float) -> None:
-    """Those before the search, up to the share of their work; all behind it are int8."""
+    """Those before the search, at least the share of their work; all behind it are int8."""
     path = tmp_path / "int8.onnx"
 
     done = Int8Graph(fused, feeds[:2]).write(path, spared)
@@ -138,6 +138,26 @@ def test_the_first_convolutions_stay_float32(fused: Path, feeds: list[Feed], tmp
     expected = {0.0: 0, 1.0: before_search}.get(spared)
     assert expected is None or is_float.count(True) == expected
     assert 0 < is_float.count(True) < before_search or expected is not None
+
+
+def test_little_is_handed_over_where_int8_begins(fused: Path, feeds: list[Feed], tmp_path: Path) -> None:
+    """A block's narrow end, never its wide middle: converting that would cost what int8 gains."""
+    path, plain = tmp_path / "int8.onnx", onnx.load(fused).graph
+    weights = {i.name: i.dims for i in plain.initializer}
+    read = {  # channels
+        node.name: weights[node.input[1]][1] * next(a.i for a in node.attribute if a.name == "group")
+        for node in plain.node
+        if node.op_type == "Conv"
+    }
+    graph, begins = Int8Graph(fused, feeds[:2]), set()
+
+    for share in np.linspace(0.05, 0.95, 10):
+        graph.write(path, share)
+        convolutions = [node for node in onnx.load(path).graph.node if node.op_type == "Conv"]
+        begins.add(read[next(node.name for node in convolutions if node.input[1] not in weights)])
+
+    assert len(begins) > 2
+    assert begins <= {16, 24, 40, 80, 112, 49}, "what lite0's blocks hand on; within them it is 32 to 672"
 
 
 def test_scores_are_near_and_the_nearer_the_fewer_are_int8(bundle: Bundle, feeds: list[Feed], tmp_path: Path) -> None:

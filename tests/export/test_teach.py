@@ -244,7 +244,7 @@ def test_limits_come_from_new_scores_of_the_same_parts(
     ],
     ids=["recall", "cost", "regions"],
 )
-@pytest.mark.parametrize("masks", [None, Masks(ignore=(((0, 0), (30, 0), (30, 40), (0, 40)),))], ids=["", "masked"])
+@pytest.mark.parametrize("masks", [None, Masks(ignore=(((0, 87), (12, 87), (12, 96), (0, 96)),))], ids=["", "masked"])
 def test_limits_of_every_rule_are_set_as_calibrate_would(
     bundle: Bundle,
     parts: list[Part],
