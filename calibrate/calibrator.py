@@ -188,7 +188,9 @@ def roll_back(bundle: Bundle, version: int) -> Calibration:
     wanted = next((one for one in reversed(history) if one.version == version), None)
     versions = ", ".join(str(one.version) for one in history)
     if wanted is None:
-        raise BundleError(f"{path}: no version {version}, found {versions}; see mapl-edge calibrate --show")
+        raise BundleError(
+            f"{path}: no version {version}, found {versions}; see mapl-edge calibrate {path.parent} --show"
+        )
     if wanted is history[-1]:
         raise BundleError(f"{path}: version {version} is in force already; found {versions}")
     if wanted.model_digest != bundle.digest:

@@ -50,11 +50,8 @@ def _histogram(labelled: Labelled, limits: Limits | None) -> tuple[str, str]:
 
 
 def _calibration_histogram(calibration: Calibration) -> tuple[str, str]:
-    edges = _edges([*calibration.scores, *_marks(calibration.limits)])
-    counts = np.histogram(calibration.scores, edges)[0]
-    title, x = "Scores of the calibration's good parts", (edges[0], edges[-1])
-    chart = Chart(title, "raw score", "parts", x, (0, int(counts.max(initial=1))), whole=True)
-    chart.bars(edges, counts, "good", f"{len(calibration.scores)} good parts")
+    title, marks = "Scores of the calibration's good parts", _marks(calibration.limits)
+    chart = _counted(title, "raw score", calibration.scores, "good parts", marks)
     _draw_limits(chart, calibration.limits)
     return f"Good parts that the limits come from. Promised: {calibration.promise}.", chart.svg()
 
@@ -85,14 +82,19 @@ def _precision_recall(labelled: Labelled, limits: Limits | None) -> tuple[str, s
 
 def _latency(latency_ms: Sequence[float]) -> tuple[str, str]:
     p50, p99 = (float(value) for value in np.percentile(latency_ms, [50, 99]))
-    edges = _edges(latency_ms)
-    counts = np.histogram(latency_ms, edges)[0]
-    x, y = (edges[0], edges[-1]), (0, int(counts.max(initial=1)))
-    chart = Chart("Time to the verdict", "capture to verdict, ms", "parts", x, y, whole=True)
-    chart.bars(edges, counts, "good", f"{len(latency_ms)} parts")
+    chart = _counted("Time to the verdict", "capture to verdict, ms", latency_ms, "parts")
     chart.limit(p50, "review", f"p50 {p50:.1f} ms")
     chart.limit(p99, "fail", f"p99 {p99:.1f} ms")
     return "Time from capture to verdict.", chart.svg()
+
+
+def _counted(title: str, x: str, values: Sequence[float], of: str, marks: Sequence[float] = ()) -> Chart:
+    """How many values lie where; wide enough for the marks too."""
+    edges = _edges([*values, *marks])
+    counts = np.histogram(values, edges)[0]
+    chart = Chart(title, x, "parts", (edges[0], edges[-1]), (0, int(counts.max(initial=1))), whole=True)
+    chart.bars(edges, counts, "good", f"{len(values)} {of}")
+    return chart
 
 
 def _operating_points(labelled: Labelled, limits: Limits | None) -> dict[Kind, tuple[float, float, float]]:

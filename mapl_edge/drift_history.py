@@ -10,7 +10,7 @@ from typing import Any
 
 from mapl_edge.charts import Chart
 from mapl_edge.drift import Alarm, Drift, Standing
-from mapl_edge.errors import DataError
+from mapl_edge.errors import DataError, OutputError
 from mapl_edge.files import new_file
 from mapl_edge.part_statistics import STATISTICS
 
@@ -73,6 +73,8 @@ def write_drift(followed: Followed, out: Path) -> int:
     """
     columns = ["camera", "run", "seq", "captured_at", "alarms"]
     columns += [name for each in STATISTICS for name in (each, *(f"{each}_{chart.value}" for chart in Chart))]
+    if out.exists():
+        raise OutputError(f"{out} exists; choose another --csv")
     with new_file(out) as work, work.open("w", encoding="utf-8", newline="") as file:
         writer = csv.DictWriter(file, columns, restval="")
         writer.writeheader()

@@ -113,9 +113,11 @@ def choose_engine(
     """
     names = _wanted(bundle, wanted, precisions)
     if not names:
+        library = wanted.split("-")[0]
+        known = get_args(Backend)
         raise BackendError(
-            f"{bundle.path}: no engine {wanted!r}, found {', '.join(engine_names(bundle))}; "
-            f"add one: mapl-edge export {bundle.path} --engine {wanted.split('-')[0]}"
+            f"{bundle.path}: no engine {wanted!r}, found {', '.join(engine_names(bundle))}; add one: "
+            f"mapl-edge export {bundle.path} --engine {library if library in known else ' or '.join(known)}"
         )
     folder = proof_folder() if cache is None else cache
     chosen = recorded_choice(bundle)

@@ -12,7 +12,7 @@ from datetime import datetime, timedelta, timezone
 from pathlib import Path
 from typing import Any
 
-from mapl_edge.errors import BackendUnavailable, ConfigError
+from mapl_edge.errors import BackendUnavailable, ConfigError, OutputError
 from mapl_edge.files import new_file
 from mapl_edge.runtime.ledger import Ledger, alarms, ledger
 from mapl_edge.runtime.store_database import (
@@ -214,6 +214,8 @@ def write_table(entries: Iterable[Entry], out: Path) -> int:
         raise ConfigError("--export", [f"found {out.name!r}, expected a name that ends in .csv or .parquet"])
     if out.suffix == ".parquet":
         _pyarrow()
+    if out.exists():
+        raise OutputError(f"{out} exists; choose another --export")
     with new_file(out) as work:
         return writers[out.suffix](entries, work)
 

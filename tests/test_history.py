@@ -58,7 +58,8 @@ def test_history_tells_what_the_line_said(kept: Path) -> None:
     with (kept / "out.csv").open(newline="") as file:
         rows = list(csv.DictReader(file))
     assert [float(row["score"]) for row in rows] == [entry["score"] for entry in said]
-    assert "exists" in one_line(mapl_edge("history", "--export", "out.csv", cwd=kept, code=8))
+    again = mapl_edge("history", "--export", "out.csv", cwd=kept, code=8)
+    assert "out.csv exists; choose another --export" in one_line(again)
 
 
 def test_the_same_bundle_gives_the_same_scores(kept: Path) -> None:

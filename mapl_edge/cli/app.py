@@ -88,7 +88,7 @@ def _options(version: Annotated[bool, typer.Option("--version", help="Print the 
 def main() -> None:
     """Run the command line; an error of the user's is one line and an exit code (see `mapl_edge.errors`)."""
     try:
-        app()
+        app(prog_name="mapl-edge")
     except MaplEdgeError as exc:
         people.print(f"{type(exc).__name__}: {' '.join(str(exc).split())}", markup=False)
         sys.exit(exc.exit_code)

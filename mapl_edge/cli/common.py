@@ -90,7 +90,8 @@ def area_of(opened: Bundle, calibration: Calibration, camera: CameraConfig) -> I
         made, has = (f"masks {digest[:12]}" if digest else "no masks" for digest in (calibration.masks, found))
         raise ContractMismatch(
             f"{opened.calibration_path}: the limits were made with {made}, the station file has {has} (camera.inspect, "
-            f"camera.ignore); put the masks back, or run: mapl-edge calibrate {opened.path} --good FOLDER_OF_GOOD_PARTS"
+            f"camera.ignore); name the station file that has them with --config, or run: "
+            f"mapl-edge calibrate {opened.path} --good FOLDER_OF_GOOD_PARTS"
         )
     if masks is None:
         return None

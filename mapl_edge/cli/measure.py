@@ -97,7 +97,7 @@ def bench(
         names = [row.engine for row in figures]
         accuracy = {} if data is None else _auroc_of_engines(opened, data, names, threads, progress)
     columns = ("engine", "load s", "p50 ms", "p95", "p99", "frames/s", "best", "RSS MB", "MB", "score off", "AUROC")
-    table = Table(*columns, title=f"{bundle} on this device, {threads or 'all'} threads")
+    table = Table(*columns, title=f"{bundle} on this device, threads: {threads or 'all'}")
     table.columns[0].no_wrap = True
     for row in figures:
         table.add_row(

@@ -118,7 +118,12 @@ def replay(
         print_json(True, each.as_json())
     if flips and not as_json:
         print_wide(table)
-    people.print(f"{len(flips)} of {len(judged)} stored pictures get another verdict from {opened.path}", markup=False)
+    unjudged = sum(each.entry.score is None for each in flips)
+    people.print(
+        f"{len(flips)} of {len(judged)} stored pictures get another verdict from {opened.path}"
+        + (f"; {unjudged} of them were not judged then (LATE or ERROR)" if unjudged else ""),
+        markup=False,
+    )
 
 
 @app.command(epilog="Example: mapl-edge drift store --bundle bottle.mapl --csv drift.csv --plot drift.png")
@@ -171,6 +176,7 @@ def drift(
         from mapl_edge.calibrate.drift_plot import plot_drift
 
         plot_drift(followed, plot)
+        people.print(f"{plot}: charts of {len(followed.steps)} parts", markup=False)
     alarms = followed.alarms
     for part, alarm in alarms:
         people.print(f"{part.captured_at} seq {part.seq}: {alarm}", markup=False)

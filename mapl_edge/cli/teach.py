@@ -179,7 +179,7 @@ def _no_picture(folder: Path, run: str, number: int, verdicts: list[Outcome]) ->
         return f"{folder}: run {run} has several cameras with a number {number}; {history}"
     if verdicts[0] is Outcome.PASS:
         return (
-            f"{folder}: number {number} of run {run} passed, and of parts that pass only every so manieth picture is "
+            f"{folder}: number {number} of run {run} passed, and of parts that pass only one picture in so many is "
             "kept (store.pass_every in station.yaml, 100 unless set); take a picture of the part and name the file, or "
             "set pass_every: 1, which keeps all, and let the part pass by again"
         )

@@ -89,6 +89,16 @@ def test_an_engine_that_answers_otherwise_is_left_out_and_named(bundle: Bundle, 
     assert "tolerance 1e-04" in told[0]
 
 
+@pytest.mark.parametrize(
+    ("wanted", "hint"),
+    [("openvino-int8-fused", "--engine openvino$"), ("opnvino", "--engine onnxruntime or openvino or tensorrt or ")],
+)
+def test_an_engine_that_is_not_there_can_be_added(bundle: Bundle, cache: Path, wanted: str, hint: str) -> None:
+    """By a library's name that export takes."""
+    with pytest.raises(BackendError, match=rf"no engine '{wanted}', found onnxruntime-fp32-fused.*{hint}"):
+        choose_engine(bundle, wanted, cache=cache)
+
+
 def test_if_none_proves_itself_nothing_runs(bundle: Bundle, cache: Path) -> None:
     """With each one's reason."""
     add(bundle, rewired(bundle, "nan"))
@@ -104,7 +114,7 @@ def test_another_way_to_resize_is_noticed(bundle: Bundle, cache: Path, monkeypat
     real = cv2.resize
     monkeypatch.setattr(
         "mapl_edge.prepare.cv2.resize",
-        lambda image, size, interpolation: real(image, size, interpolation=cv2.INTER_NEAREST),
+        lambda image, size, *out, interpolation: real(image, size, *out, interpolation=cv2.INTER_NEAREST),
     )
 
     with pytest.raises(ParityError, match="prepared otherwise here"):
