@@ -1,7 +1,8 @@
 """Ablation: what each part of our model is worth, on every set there is; the first rows are the paper's Table 4.
 
     python bench/ablation.py --out ablation [--data data] [--sets bottle line_any] [--contenders ours no_msff]
-                             [--interference] [--resume] [--json] [--steps 500] [--size 256] [--seed 0]
+                             [--interference] [--resume] [--keep-models] [--json] [--steps 500]
+                             [--size 256] [--seed 0]
     python bench/ablation.py --report ablation
 
 Each row leaves one part out of our model, adds one or exchanges it, and is trained and measured as bench/accuracy.py

@@ -1,7 +1,8 @@
 """Accuracy, time and size of our model beside PatchCore and the paper's settings, on every set there is.
 
     python bench/accuracy.py --out results [--data data] [--sets bottle line_any] [--contenders ours patchcore]
-                             [--interference] [--resume] [--json] [--steps 500] [--size 256] [--seed 0]
+                             [--interference] [--resume] [--keep-models] [--json] [--steps 500]
+                             [--size 256] [--seed 0]
     python bench/accuracy.py --report results
 
 Sets: each folder of --data (default: $MAPL_EDGE_DATA) with train/good and test/good, and `line_any`, the synthetic line

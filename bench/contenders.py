@@ -1,6 +1,7 @@
 """Contenders: what the benchmarks compare, and the measuring of one of them on one set in a process of its own.
 
     python bench/contenders.py patchcore data/bottle --out result.json [--steps 500] [--size 256] [--interference]
+    python bench/contenders.py ours data/bottle --out result.json --model models/bottle
 
 All see the same good pictures (train/good without what training holds out for calibration; never train/<defect>), at
 the same size but for the paper's, which is square, and are measured by `mapl_edge.calibrate.evaluate`, one picture at a
@@ -36,8 +37,9 @@ from mapl_edge.dataset import BadPictures, Sample, good_samples, labelled_sample
 from mapl_edge.engine import Reading
 from mapl_edge.errors import MaplEdgeError
 from mapl_edge.export import bundle_from_checkpoint
-from mapl_edge.files import new_file
+from mapl_edge.files import new_file, new_folder
 from mapl_edge.interference import Interference
+from mapl_edge.model.checkpoint import MODEL_JSON
 from mapl_edge.model.encoder import Encoder, pretrained_encoder
 from mapl_edge.model.frozen import Encode, frozen
 from mapl_edge.model.train import contract_that_fits, peak_rss_mb, split_of, train
@@ -84,14 +86,17 @@ class Contender(Protocol):
 
 
 class Mapl:
-    """Our model as users get it: trained, exported, run by ONNX Runtime."""
+    """Our model as users get it: trained, kept in a new model folder if one is given, exported, run by ONNX Runtime."""
 
-    def __init__(self, config: TrainConfig) -> None:
-        self._config = config
+    def __init__(self, config: TrainConfig, model: Path | None = None) -> None:
+        self._config, self._model = config, model
 
     def fit(self, samples: Sequence[Sample]) -> None:
         """See `Contender`."""
         checkpoint = train(samples, self._config)
+        if self._model is not None:
+            with new_folder(self._model, MODEL_JSON, overwrite=True) as work:
+                checkpoint.save(work)
         self.contract = checkpoint.record.config.contract
         self.encoder = checkpoint.detector.encoder
         self.decided = {name: checkpoint.record.summary[name] for name in DECIDED}
@@ -135,10 +140,10 @@ class Baseline:
         return self._core.read(picture)
 
 
-def contender_of(name: str, settings: Settings) -> Contender:
-    """A contender by its name in `CONFIGS`."""
+def contender_of(name: str, settings: Settings, model: Path | None = None) -> Contender:
+    """A contender by its name in `CONFIGS`; where its model folder is to be kept, which the baseline has none of."""
     config = settings.config(name)
-    return Baseline(config) if name == BASELINE else Mapl(config)
+    return Baseline(config) if name == BASELINE else Mapl(config, model)
 
 
 def measured(contender: Contender, data: Path, settings: Settings) -> dict[str, Any]:
@@ -221,6 +226,7 @@ def main() -> None:
     parser.add_argument("contender", choices=CONFIGS)
     parser.add_argument("data", type=Path)
     parser.add_argument("--out", type=Path, required=True)
+    parser.add_argument("--model", type=Path, help="keep the trained model in this folder")
     parser.add_argument("--steps", type=int)
     parser.add_argument("--size", type=int)
     parser.add_argument("--seed", type=int, default=0)
@@ -234,7 +240,7 @@ def main() -> None:
         "digest": settings.digest(args.contender),
         "config": settings.config(args.contender).model_dump(mode="json"),
         "machine": {"processor": platform.processor() or platform.machine(), "cores": os.cpu_count()},
-        **measured(contender_of(args.contender, settings), args.data, settings),
+        **measured(contender_of(args.contender, settings, args.model), args.data, settings),
     }
     with new_file(args.out, overwrite=True) as work:
         work.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")

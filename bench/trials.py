@@ -49,6 +49,7 @@ class Plan:
         resume: keep results of the same settings.
         report: run nothing, tell of the results that there are.
         as_json: print the summary on stdout.
+        keep_models: keep what was trained as model folders `out`/models/SET.CONTENDER; the baseline has none.
     """
 
     sets: Mapping[str, Path | None]
@@ -58,6 +59,7 @@ class Plan:
     resume: bool = False
     report: bool = False
     as_json: bool = False
+    keep_models: bool = False
 
     @property
     def real(self) -> list[str]:
@@ -77,6 +79,7 @@ def plan_from_arguments(doc: str | None, contenders: Sequence[str], argv: Sequen
     parser.add_argument("--contenders", nargs="+", choices=contenders, default=list(contenders))
     parser.add_argument("--interference", action="store_true", help="measure a second time under interference")
     parser.add_argument("--resume", action="store_true", help="keep results that were made with the same settings")
+    parser.add_argument("--keep-models", action="store_true", help="keep models in OUT/models/SET.CONTENDER")
     parser.add_argument("--json", action="store_true", help="print the summary on stdout")
     parser.add_argument("--steps", type=int, help="training steps, for smoke tests")
     parser.add_argument("--size", type=int, help="side of the model input, for smoke tests")
@@ -103,6 +106,7 @@ def plan_from_arguments(doc: str | None, contenders: Sequence[str], argv: Sequen
         resume=args.resume,
         report=args.report is not None,
         as_json=args.json,
+        keep_models=args.keep_models,
     )
 
 
@@ -142,7 +146,8 @@ def results_of(plan: Plan) -> tuple[Results, list[str]]:
                 result = finished(path, contender, plan.settings) if plan.resume else None
                 if result is None:
                     console.print(f"{name}: {contender} ...")
-                    code = measure(contender, open_folder(), path, plan.settings)
+                    model = plan.out / "models" / f"{name}.{contender}" if plan.keep_models else None
+                    code = measure(contender, open_folder(), path, plan.settings, model)
                     result = finished(path, contender, plan.settings) if code == 0 else None
                 if result is None:
                     failed.append(f"{contender} on {name}")
@@ -158,11 +163,12 @@ def real_sets(data: Path | None) -> dict[str, Path | None]:
     return {f.name: f for f in folders if (f / "train" / "good").is_dir() and (f / "test" / "good").is_dir()}
 
 
-def measure(contender: str, data: Path, out: Path, settings: Settings) -> int:
-    """Run one contender on one set in a fresh process, which writes `out`; returns its exit code."""
+def measure(contender: str, data: Path, out: Path, settings: Settings, model: Path | None = None) -> int:
+    """Run one contender on one set in a fresh process, which writes `out`, and `model` if it has one; its exit code."""
     given = {"steps": settings.steps, "size": settings.size, "seed": settings.seed}
     flags = [f"--{key}={value}" for key, value in given.items() if value is not None]
     flags += ["--interference"] if settings.interference else []
+    flags += [f"--model={model}"] if model is not None else []
     command = [sys.executable, str(CHILD), contender, str(data), "--out", str(out), *flags]
     return subprocess.run(command, stdout=sys.stderr, check=False).returncode
 

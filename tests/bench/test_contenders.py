@@ -13,7 +13,7 @@ from mapl_edge.bundle import open_bundle
 from mapl_edge.config import TrainConfig
 from mapl_edge.contract import InputContract
 from mapl_edge.dataset import good_samples
-from mapl_edge.model.checkpoint import Checkpoint
+from mapl_edge.model.checkpoint import Checkpoint, checkpoint_from_folder
 from mapl_edge.model.train import contract_that_fits, split_of
 from mapl_edge.prepare import prepare
 from mapl_edge.runtime import FusedEngine
@@ -82,9 +82,9 @@ def test_a_given_size_is_kept_where_nothing_is_fitted(tmp_path: Path, core: type
 
 
 def test_ours_is_what_the_bundle_says(
-    calibrated: Path, line_data: Path, checkpoint: Checkpoint, monkeypatch: pytest.MonkeyPatch
+    calibrated: Path, line_data: Path, checkpoint: Checkpoint, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The contender is the exported model, with what its record says; real defects stay out of the benchmark."""
+    """The contender is the exported model, with what its record says, and kept; no real defects in the benchmark."""
 
     def trained(samples: object, config: TrainConfig, **others: Any) -> Checkpoint:
         assert others == {}
@@ -96,7 +96,7 @@ def test_ours_is_what_the_bundle_says(
 
     monkeypatch.setattr(contenders, "train", trained)
     monkeypatch.setattr(contenders, "bundle_from_checkpoint", copied)
-    ours = contenders.Mapl(TrainConfig(contract=InputContract(size_hw=(32, 32))))
+    ours = contenders.Mapl(TrainConfig(contract=InputContract(size_hw=(32, 32))), tmp_path / "models" / "line")
     ours.fit(good_samples(line_data))
     bundle = open_bundle(calibrated)
     picture = prepare(SyntheticLine(size_hw=(96, 96)).good(0).image, bundle.contract)
@@ -105,6 +105,7 @@ def test_ours_is_what_the_bundle_says(
 
     assert ours.contract == bundle.contract == checkpoint.record.config.contract
     assert ours.infer(picture).score == expected.score
+    assert checkpoint_from_folder(tmp_path / "models" / "line").record == checkpoint.record
     assert ours.encoder is checkpoint.detector.encoder
     assert ours.size_bytes == bundle.model_path.stat().st_size
     assert set(ours.decided) == set(contenders.DECIDED)

@@ -158,13 +158,15 @@ def test_trials_are_started_and_told_of_one_by_one(
     """Set by set; what is there is kept, what fails is named and the rest goes on."""
     data = folder_of_sets(tmp_path / "data", "a", "b")
     started: list[tuple[str, Path]] = []
+    kept: list[Path | None] = []
 
     def result(digest: str) -> dict[str, Any]:
         clean = {"image_auroc": 0.9, "pixel_ap": None}
         return {"digest": digest, "interference": None, "clean": clean, "fit_seconds": 1.2, "ms_per_frame": 3.4}
 
-    def measure(contender: str, folder: Path, out: Path, settings: Settings) -> int:
+    def measure(contender: str, folder: Path, out: Path, settings: Settings, model: Path | None) -> int:
         started.append((contender, folder))
+        kept.append(model)
         if contender == "ours" and folder.name == "a":
             return 1
         out.write_text(json.dumps(result(settings.digest(contender))))
@@ -186,12 +188,14 @@ def test_trials_are_started_and_told_of_one_by_one(
         "--contenders",
         "ours",
         "patchcore",
+        "--keep-models",
     ]
     results, failed = trials.results_of(trials.plan_from_arguments("", NAMES, flags))
 
     assert [(name, folder.name) for name, folder in started] == [("patchcore", "a"), ("ours", "a"), ("ours", "b")]
     assert list(results) == [("a", "patchcore"), ("b", "patchcore"), ("b", "ours")]
     assert failed == ["ours on a"]
+    assert kept == [out / "models" / name for name in ("a.patchcore", "a.ours", "b.ours")]
     assert "b: ours: image AUROC 0.9000, pixel AP -, 1 s, 3.4 ms/frame" in capsys.readouterr().err
 
 
