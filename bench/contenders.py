@@ -29,7 +29,7 @@ import numpy as np
 import torch
 
 from mapl_edge.arrays import UInt8Array
-from mapl_edge.bundle import open_bundle
+from mapl_edge.bundle import MODEL_JSON, open_bundle
 from mapl_edge.calibrate import evaluate
 from mapl_edge.config import TrainConfig
 from mapl_edge.contract import InputContract
@@ -39,7 +39,6 @@ from mapl_edge.errors import MaplEdgeError
 from mapl_edge.export import bundle_from_checkpoint
 from mapl_edge.files import new_file, new_folder
 from mapl_edge.interference import Interference
-from mapl_edge.model.checkpoint import MODEL_JSON
 from mapl_edge.model.encoder import Encoder, pretrained_encoder
 from mapl_edge.model.frozen import Encode, frozen
 from mapl_edge.model.train import contract_that_fits, peak_rss_mb, split_of, train
@@ -48,7 +47,7 @@ from mapl_edge.runtime import FusedEngine, engine_of
 from patchcore import PatchCore
 from settings import BASELINE, CONFIGS, Settings
 
-DECIDED = ("memory", "position_weight", "decoder_weight", "best_step", "steps", "stopped_early", "failure")
+DECIDED = ("memory", "position_weight", "moved_px", "decoder_weight", "best_step", "steps", "stopped_early", "failure")
 WARM_UP, TURNS = 10, 100
 PICTURES = 30  # at least, where there are as many
 

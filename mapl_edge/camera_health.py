@@ -19,6 +19,7 @@ import numpy as np
 from pydantic import BaseModel, ConfigDict, Field, field_validator
 
 from mapl_edge.arrays import AnyArray, FloatArray, UInt8Array
+from mapl_edge.place import moved
 
 ROWS = 64  # rows of full sharpness that are looked at
 SIDE = 64  # of the grid of pixels that are looked at, and of the small picture that shifts are told by
@@ -210,6 +211,11 @@ def reference_from_measures(good: Sequence[Measures]) -> CameraReference:
     )
 
 
+def agree_in_place(pictures: UInt8Array) -> bool:
+    """Whether parts lie so nearly at one place that a shift of the camera could be told; uint8 (N, H, W, 3), N > 0."""
+    return _shift_reference([measure(picture).small for picture in pictures]) is not None
+
+
 def _range(values: Sequence[float]) -> Range:
     return round(min(values), 2), round(max(values), 2)
 
@@ -232,16 +238,10 @@ def _shift_reference(small: Sequence[FloatArray]) -> ShiftReference | None:
         return None
     for (x, y, _), one in zip(found, small, strict=True):
         for dx, dy in ((PROBE, 0), (-PROBE, 0), (0, PROBE), (0, -PROBE)):
-            moved = _offset(edges, _edges(_moved(one, dx, dy)))
-            if max(abs(moved[0] - x - dx), abs(moved[1] - y - dy)) > PROBE / 2:
+            again = _offset(edges, _edges(moved(one, dx, dy)))
+            if max(abs(again[0] - x - dx), abs(again[1] - y - dy)) > PROBE / 2:
                 return None
     return ShiftReference(picture=text, most_px=round(most, 2), least_response=round(least, 2))
-
-
-def _moved(picture: FloatArray, dx: int, dy: int) -> FloatArray:
-    """Moved to the right and down; its edge is repeated."""
-    by = np.array([[1, 0, dx], [0, 1, dy]], np.float32)
-    return np.asarray(cv2.warpAffine(picture, by, picture.shape[::-1], borderMode=cv2.BORDER_REPLICATE), np.float32)
 
 
 @cache

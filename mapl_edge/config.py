@@ -246,6 +246,9 @@ class TrainConfig(Section):
     """How a patch memory chooses its patches: far from each other, or the centres of clusters."""
     position_weight: float | None = Field(default=None, ge=0)
     """Weight of a patch's place in the search; 0: a patch may be found anywhere; None: what the normals say."""
+    moved_px: float | None = Field(default=None, ge=0, le=64)
+    """Normals are in a patch memory a second time, moved by up to so many pixels of the input each way, so that parts
+    a little beside their place are no defects; None: 4 (half a cell) where parts agree in place, else 0."""
     refresh_every: int = Field(default=25, ge=1)
     """Steps after which the memory is filled anew where the encoder trains."""
 
@@ -279,6 +282,7 @@ class TrainConfig(Section):
             "steps": 500,
             "crop": None,
             "memory": "image",
+            "moved_px": 0.0,
             "fusion": "full",
             "spatial_attention": "multiply",
             "decoder_stride": 1,

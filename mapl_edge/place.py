@@ -10,7 +10,7 @@ import cv2
 import numpy as np
 from pydantic import BaseModel, BeforeValidator, ConfigDict, PlainSerializer
 
-from mapl_edge.arrays import FloatArray, UInt8Array
+from mapl_edge.arrays import AnyArray, FloatArray, UInt8Array
 from mapl_edge.errors import ContractMismatch
 
 EVERY = 2  # line of the picture that a profile is made of: half the work, and it measures as well
@@ -98,6 +98,13 @@ def reference_from_profiles(ordinary: Profiles) -> PlaceReference:
         columns=tuple(np.rint(UNIT * ordinary.columns).astype(int).tolist()),
         rows=tuple(np.rint(UNIT * ordinary.rows).astype(int).tolist()),
     )
+
+
+def moved(picture: AnyArray, dx: float, dy: float) -> AnyArray:
+    """A picture (H, W) or (H, W, C) moved to the right and down, parts of a pixel count; its edge is repeated."""
+    by = np.array([[1, 0, dx], [0, 1, dy]], np.float32)
+    size = picture.shape[1], picture.shape[0]
+    return np.asarray(cv2.warpAffine(picture, by, size, borderMode=cv2.BORDER_REPLICATE), picture.dtype)
 
 
 def _template(levels: tuple[int, ...]) -> FloatArray:

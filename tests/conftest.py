@@ -36,6 +36,7 @@ TINY = TrainConfig(
     memory_samples=5,
     memory_patches=100,
     position_weight=0.0,
+    moved_px=0.0,
 )
 
 

@@ -72,6 +72,7 @@ trainings = st.builds(
     memory_patches=st.integers(1, 10**6),
     reduction=one_of("reduction"),
     position_weight=st.none() | weights,
+    moved_px=st.none() | st.floats(0, 64),
     refresh_every=st.integers(1, 1000),
     fusion=one_of("fusion"),
     spatial_attention=one_of("spatial_attention"),
@@ -137,7 +138,7 @@ def test_defaults_are_those_of_table_2_but_for_what_is_ours() -> None:
 
     assert {key for key in TrainConfig.model_fields if getattr(ours, key) != getattr(papers, key)} == {
         "fit_aspect", "steps", "crop", "memory", "fusion", "spatial_attention", "decoder_stride", "distance",
-        "simulation", "interference",
+        "simulation", "interference", "moved_px",
     }  # fmt: skip
 
 
@@ -220,6 +221,7 @@ WRONG_VALUES = {
     "encoder: lite0": ["encoder", "'efficientnet_lite0'", "'vaegan'", "'lite0'"],
     "fusion: fast": ["fusion", "'slim', 'full' or 'none'", "'fast'"],
     "position_weight: -0.1": ["position_weight", "greater than or equal to 0", "-0.1"],
+    "moved_px: 65": ["moved_px", "less than or equal to 64", "65"],
     "position_weight: .nan": ["position_weight", "nan"],
     "patience: 0": ["patience", "greater than or equal to 1", "0"],
     "distance: maybe": ["distance", "boolean", "'maybe'"],

@@ -9,7 +9,14 @@ from hypothesis import strategies as st
 from mapl_edge.calibration import Calibration
 from mapl_edge.contract import InputContract
 from mapl_edge.errors import ContractMismatch
-from mapl_edge.place import PlaceReference, Profiles, profiles_of, reference_from_picture, reference_from_profiles
+from mapl_edge.place import (
+    PlaceReference,
+    Profiles,
+    moved,
+    profiles_of,
+    reference_from_picture,
+    reference_from_profiles,
+)
 from mapl_edge.prepare import prepare
 from mapl_edge.testing import Ageing, SyntheticLine
 
@@ -52,6 +59,19 @@ def test_it_follows_the_camera_of_the_line() -> None:
     here = profiles_of(cv2.cvtColor(after, cv2.COLOR_BGR2GRAY))
 
     assert reference_from_picture(before).shift(here) == pytest.approx((3.2, 0.0), abs=0.2)
+
+
+@pytest.mark.parametrize("shape", [(160, 224), (160, 224, 3)])
+def test_moving_by_whole_pixels_moves_each_pixel(shape: tuple[int, ...]) -> None:
+    """To the right and down; what comes in is the edge."""
+    picture = np.random.default_rng(0).integers(0, 256, shape, dtype=np.uint8)
+
+    there = moved(picture, 3, 2)
+
+    assert there.dtype == np.uint8
+    assert np.array_equal(there[2:, 3:], picture[:-2, :-3])
+    assert np.array_equal(there[:2, 3:], np.stack([picture[0, :-3]] * 2))
+    assert np.array_equal(there[2:, :3], np.stack([picture[:-2, 0]] * 3, axis=1))
 
 
 def test_a_picture_with_nothing_in_it_has_not_moved() -> None:

@@ -13,8 +13,10 @@ from mapl_edge.config import TrainConfig
 from mapl_edge.interference import Interference
 from mapl_edge.model.detector import Detector
 from mapl_edge.model.frozen import Encode
+from mapl_edge.place import moved
 
 DISTURBED_SHARE = 0.3  # of the pictures are in a patch memory a second time, disturbed; more would crowd out clean ones
+MOST_MOVED = 200  # pictures that are in it a second time, moved: of many, some lie there anyway
 USUAL = 96  # pictures that tell the usual distance
 
 
@@ -33,8 +35,12 @@ class Bank:
         again = rng.choice(k, math.ceil(DISTURBED_SHARE * k), replace=False) if config.interference else np.arange(0)
         again = again if config.memory == "patch" else again[:0]
         disturbed = [Interference().augment(rng, pictures[i]) for i in again]
-        self._all = np.concatenate([pictures, np.stack(disturbed)]) if disturbed else pictures
-        self._sources = torch.from_numpy(np.concatenate([np.arange(k), again]))
+        far = config.moved_px if config.memory == "patch" else None
+        beside = rng.choice(k, min(k, MOST_MOVED), replace=False) if far else again[:0]
+        aside = [moved(pictures[i], *rng.uniform(-far, far, 2)) for i in beside] if far else []
+        self._all = np.concatenate([pictures, np.stack(disturbed + aside)]) if disturbed or aside else pictures
+        self._n_in_place = k + len(disturbed)
+        self._sources = torch.from_numpy(np.concatenate([np.arange(k), again, beside]))
         places = pictures.shape[1] * pictures.shape[2] // 64
         self.size = k if config.memory == "image" else min(config.memory_patches, places * len(self._all))
         self._slot_of = {int(number): slot for slot, number in enumerate(numbers)}
@@ -60,8 +66,8 @@ class Bank:
             detector.memory.fill(detector.scaled(_encode_all(encode, self._all)), self._sources)
 
     def _usual_distance(self, detector: Detector, encode: Encode) -> Tensor:
-        """The distance of its pictures, (N, 1, H/8, W/8), none compared with itself unless it is the only one."""
-        chosen = np.linspace(0, len(self._all) - 1, min(USUAL, len(self._all))).astype(int)
+        """Of its pictures where they lie, (N, 1, H/8, W/8), none compared with itself unless it is the only one."""
+        chosen = np.linspace(0, self._n_in_place - 1, min(USUAL, self._n_in_place)).astype(int)
         distances = []
         for i in range(0, len(chosen), 8):
             part = chosen[i : i + 8]

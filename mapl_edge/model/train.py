@@ -26,6 +26,7 @@ from torch import Tensor
 
 from mapl_edge import __version__
 from mapl_edge.arrays import IntArray, UInt8Array
+from mapl_edge.camera_health import agree_in_place
 from mapl_edge.config import TrainConfig
 from mapl_edge.contract import InputContract
 from mapl_edge.dataset import BadPictures, Sample, check_folder, picture_paths
@@ -50,6 +51,7 @@ GOLDEN = 8
 VALIDATED = 32  # held-out normals that travel with the model, to measure what a lower precision costs
 PROBED = 16  # pictures whose shape decides the input's
 POSITION_WEIGHTS = (0.0, 0.5)
+MOVED_PX = 4.0  # half a cell of the distance map
 
 logger = logging.getLogger(__name__)
 
@@ -99,6 +101,8 @@ def train(
     config, used, pictures = _prepared(samples, config, bad, progress)
     real_used, real = _real_defects(defects, config.contract, bad)
     split = split_of(len(used), config.seed)
+    if config.moved_px is None:
+        config = config.model_copy(update={"moved_px": MOVED_PX if agree_in_place(pictures[split.train]) else 0.0})
     size_hw = config.contract.size_hw
     textures = texture_pictures(config.textures, size_hw) if config.textures else ()
     simulator = Simulator(config.seed, textures, pictures[split.train], only_paper=config.simulation == "paper")
@@ -141,6 +145,7 @@ def train(
             },
             "memory": config.memory,
             "position_weight": config.position_weight,
+            "moved_px": config.moved_px if config.memory == "patch" else 0.0,
             "decoder_weight": None if detector.evidence is None else round(float(detector.evidence.weight), 4),
             "notes": _notes(config, split, detector),
             **_summary(result),

@@ -9,10 +9,11 @@ from conftest import TINY
 from torch import Tensor
 
 from mapl_edge.config import TrainConfig
-from mapl_edge.model.bank import Bank
+from mapl_edge.model.bank import MOST_MOVED, Bank
 from mapl_edge.model.detector import Detector, empty_memory
 from mapl_edge.model.encoder import empty_encoder
 from mapl_edge.model.frozen import Encode
+from mapl_edge.place import moved
 from mapl_edge.testing import SyntheticLine
 
 PICTURES = np.stack([SyntheticLine(seed=2, size_hw=(96, 64)).good(i).image for i in range(10)])
@@ -39,10 +40,12 @@ def made(**changes: Any) -> tuple[Bank, Detector, Encode]:
         pytest.param({"memory_patches": 100}, 100, id="patches"),
         pytest.param({"memory_patches": 10**6}, 13 * 96, id="all-patches-disturbed-ones-too"),
         pytest.param({"memory_patches": 10**6, "interference": False}, 10 * 96, id="all-patches"),
+        pytest.param({"memory_patches": 10**6, "moved_px": 4.0}, 23 * 96, id="all-patches-moved-ones-too"),
+        pytest.param({"memory": "image", "moved_px": 4.0}, 10, id="pictures-are-not-moved"),
     ],
 )
 def test_size_is_what_the_memory_holds(changes: dict[str, Any], size: int) -> None:
-    """Pictures of an image memory, each once; patches of the pictures and of every third once more, disturbed."""
+    """Pictures of an image memory, each once; patches of the pictures, of every third again disturbed, and moved."""
     bank, detector, encode = made(**changes)
 
     bank.fill(detector, encode)
@@ -69,6 +72,34 @@ def test_sources_are_the_banks_pictures() -> None:
 
     assert len(counts) == 10
     assert sorted(counts.tolist()) == [96] * 7 + [192] * 3
+
+
+def test_a_part_beside_its_place_is_nearer_to_normals_that_were_moved() -> None:
+    """By up to as far: it is hardly farther away than where normals lie. Whose copy a patch is of is known."""
+    beside = np.stack([moved(picture, 2.5, -2.0) for picture in PICTURES])
+    farther = {}
+    for px in (0.0, 4.0):
+        bank, detector, encode = made(memory_patches=10**6, moved_px=px)
+        bank.fill(detector, encode)
+        assert sorted(torch.bincount(detector.memory.source).tolist())[0] == (96 if px == 0 else 192)
+        detector.distance_unit.copy_(torch.tensor([0.0, 1.0]))
+        with torch.no_grad():
+            where, aside = (detector.eval().encode(torch.from_numpy(pictures)) for pictures in (PICTURES, beside))
+            at, off = (float(detector.compare(x, torch.arange(10)).distance.mean()) for x in (where, aside))
+        farther[px] = off / at - 1
+
+    assert farther[0.0] > 0.05
+    assert farther[4.0] < farther[0.0] / 2
+
+
+def test_of_many_pictures_some_are_moved() -> None:
+    """Memory of the machine, and those that lie there anyway."""
+    many = np.repeat(PICTURES, 25, axis=0)
+    config = TrainConfig.model_validate(TINY.model_dump() | {"moved_px": 4.0, "interference": False})
+
+    bank = Bank(many, np.arange(250), config.model_copy(update={"memory_patches": 10**9}))
+
+    assert bank.size == (250 + MOST_MOVED) * 96
 
 
 @pytest.mark.parametrize("memory", ["image", "patch"])

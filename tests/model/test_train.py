@@ -6,7 +6,7 @@ import math
 import shutil
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import cv2
 import numpy as np
@@ -35,6 +35,7 @@ from mapl_edge.model.train import (
     train,
 )
 from mapl_edge.model.validation import DistanceScore, Validation
+from mapl_edge.testing import SyntheticLine
 
 VAEGAN: dict[str, Any] = {"encoder": "vaegan", "steps": 2}
 
@@ -443,6 +444,18 @@ def test_what_the_settings_leave_open_is_tried(changes: dict[str, Any], choices:
     found = memory_choices(config_with(**changes))
 
     assert [(config.memory, config.position_weight) for config in found] == choices
+
+
+@pytest.mark.parametrize(("pose", "given_px", "px"), [("fixed", None, 4.0), ("any", None, 0.0), ("any", 2.0, 2.0)])
+def test_normals_are_moved_where_parts_agree_in_place(
+    pose: Literal["fixed", "any"], given_px: float | None, px: float, tmp_path: Path
+) -> None:
+    """Unless the settings say how far; the record tells."""
+    SyntheticLine(size_hw=(96, 96), pose=pose).write_mvtec(tmp_path / "line", 12, 0, 0)
+
+    record = train(good_samples(tmp_path / "line"), config_with(moved_px=given_px, steps=1)).record
+
+    assert record.config.moved_px == record.summary["moved_px"] == px
 
 
 @pytest.mark.parametrize("encoder", ["efficientnet_lite0", "vaegan"])
