@@ -7,7 +7,7 @@ import errno
 import logging
 import os
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from functools import partial
 from io import FileIO
@@ -20,6 +20,7 @@ from mapl_edge.runtime.background import Background
 from mapl_edge.runtime.inspector import Inspection
 from mapl_edge.runtime.sources import Shot
 from mapl_edge.runtime.spool import Spool
+from mapl_edge.verdict import Verdict
 
 logger = logging.getLogger(__name__)
 STDOUT = threading.Lock()  # lines are whole
@@ -108,7 +109,7 @@ class JsonLines:
 
     def emit(self, inspection: Inspection) -> None:
         """See `Sink`."""
-        self._spool.put((inspection.verdict.json_line(**self._station) + "\n").encode())
+        self._spool.put(partial(_line, inspection.verdict, self._station))
 
     def close(self) -> None:
         """See `Sink`.
@@ -168,8 +169,10 @@ class StdoutLines:
 
     def emit(self, inspection: Inspection) -> None:
         """See `Sink`."""
-        line = (inspection.verdict.json_line(**self._station) + "\n").encode()
-        (_write_to_stdout if self._spool is None else self._spool.put)(line)
+        if self._spool is None:
+            _write_to_stdout(_line(inspection.verdict, self._station))
+        else:
+            self._spool.put(partial(_line, inspection.verdict, self._station))
 
     def close(self) -> None:
         """Standard output belongs to the process.
@@ -180,6 +183,10 @@ class StdoutLines:
         if self._spool is not None:
             spool, self._spool = self._spool, None
             spool.close()
+
+
+def _line(verdict: Verdict, station: Mapping[str, str]) -> bytes:
+    return (verdict.json_line(**station) + "\n").encode()
 
 
 def _write_to_stdout(line: bytes) -> None:

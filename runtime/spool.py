@@ -20,6 +20,7 @@ SPOOL_BYTES = 16 << 20  # of lines that wait; about 20,000 verdicts
 PATIENCE_S = 0.05  # how long `put` waits for its line, while all is well
 RETRY_S = 1.0  # time between attempts at a disk that refuses
 CLOSE_S = 5.0  # how long the last lines may take
+Make = Callable[[], bytes]
 REFUSALS = {
     errno.ENOSPC: "the disk is full",
     errno.EDQUOT: "the disk quota is used up",
@@ -53,7 +54,7 @@ class Spool:
         tell: Callable[[str], None] = logger.warning,
     ) -> None:
         self._write, self._where, self._elsewhere, self._tell = write, where, elsewhere, tell
-        self._lines: deque[bytes] = deque()
+        self._lines: deque[bytes | Make] = deque()
         self._bytes = self._put = self._written = self.lost = 0
         self._trouble = ""  # empty: all is well
         self._since = 0.0
@@ -63,10 +64,11 @@ class Spool:
         self._thread = threading.Thread(target=self._work, name="spool", daemon=True)
         self._thread.start()
 
-    def put(self, line: bytes) -> None:
+    def put(self, make: Make) -> None:
         """Queue a line. Waits until the one before is written, no longer than `PATIENCE_S` and only while all is well.
 
-        At a line's pace that one was written long ago, so nobody waits here for another thread to wake up.
+        At a line's pace that one was written long ago, so nobody waits here for another thread to wake up. Then the
+        writing thread makes the line too; one that must wait is made here, as what it says takes more memory.
 
         Raises:
             OutputError: no more fits, or writing has failed for good.
@@ -79,7 +81,9 @@ class Spool:
                 self._check()
                 if self._written < before and not self._trouble:
                     self._begin_trouble("it does not answer")
-            if self._bytes + len(line) > SPOOL_BYTES:
+            line = make() if self._lines or self._trouble else make
+            size = _size(line)
+            if self._bytes + size > SPOOL_BYTES:
                 if not self._elsewhere:
                     raise OutputError(
                         f"cannot write {self._where}: {self._trouble or 'it is too slow'}; "
@@ -88,7 +92,7 @@ class Spool:
                 self.lost += 1
                 return
             self._lines.append(line)
-            self._bytes += len(line)
+            self._bytes += size
             self._put += 1
             self._changed.notify_all()
 
@@ -140,7 +144,8 @@ class Spool:
                         self._changed.wait(RETRY_S)
                     if not self._lines:
                         return
-                    line, is_last_try = self._lines[0], self.closed
+                    first, is_last_try = self._lines[0], self.closed
+                line = first if isinstance(first, bytes) else first()
                 try:
                     self._write(line)
                 except OSError as exc:
@@ -148,6 +153,8 @@ class Spool:
                         raise
                     with self._changed:
                         self._begin_trouble(REFUSALS[exc.errno])
+                        self._lines[0] = line
+                        self._bytes += len(line) - _size(first)
                         self._changed.notify_all()
                         if is_last_try:  # the disk may have room since one that began before
                             return
@@ -155,7 +162,7 @@ class Spool:
                     continue
                 with self._changed:
                     self._lines.popleft()
-                    self._bytes -= len(line)
+                    self._bytes -= _size(first)
                     self._written += 1
                     if self._trouble and not self._lines:
                         self._end_trouble()
@@ -164,3 +171,8 @@ class Spool:
             with self._changed:
                 self._failed = exc
                 self._changed.notify_all()
+
+
+def _size(line: bytes | Make) -> int:
+    """Of one that is not made yet there is at most one."""
+    return len(line) if isinstance(line, bytes) else 0

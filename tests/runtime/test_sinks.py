@@ -10,6 +10,7 @@ import tempfile
 import threading
 import time
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import IO
 
@@ -196,7 +197,7 @@ def test_a_try_that_began_before_the_end_is_not_the_last() -> None:
         lines.append(line)
 
     spool = Spool(write, "verdicts.jsonl")
-    spool.put(b"1")
+    spool.put(lambda: b"1")
     assert tried.wait(10)
     closing = threading.Thread(target=spool.close)
     closing.start()
@@ -206,6 +207,30 @@ def test_a_try_that_began_before_the_end_is_not_the_last() -> None:
     closing.join(10)
 
     assert lines == [b"1"]
+
+
+def test_a_line_is_made_by_whoever_has_time() -> None:
+    """While all is well the thread that writes it; one that must wait at once, for then it takes less memory."""
+    makers, written_lines, begun, may_write = list[str](), list[bytes](), threading.Event(), threading.Event()
+
+    def made(n: int) -> bytes:
+        makers.append(threading.current_thread().name)
+        return b"%d" % n
+
+    def write(line: bytes) -> None:
+        begun.set()
+        assert may_write.wait(10)
+        written_lines.append(line)
+
+    spool = Spool(write, "lines", tell=lambda line: None)
+    for n in range(3):
+        spool.put(partial(made, n))
+        assert begun.wait(10)
+    assert makers == ["spool", "MainThread", "MainThread"]
+    may_write.set()
+    spool.close()
+
+    assert written_lines == [b"0", b"1", b"2"]
 
 
 def test_a_disk_that_hangs_delays_one_verdict_a_little(tmp_path: Path, inspection: Inspection, disk: Disk) -> None:
@@ -238,14 +263,14 @@ def test_beyond_its_bound_memory_takes_no_more(
     disk.full.set()
     line = b"x" * 99 + b"\n"
     for _ in range(100):
-        lines.put(line)
+        lines.put(lambda: line)
 
     if not elsewhere:
         with pytest.raises(OutputError, match="the disk is full; 100 lines wait in memory, and no more fit"):
-            lines.put(line)
+            lines.put(lambda: line)
     else:
         for _ in range(7):
-            lines.put(line)
+            lines.put(lambda: line)
     disk.full.clear()
     lines.close()
 
@@ -279,7 +304,7 @@ def test_a_full_device_is_told_and_the_run_goes_on() -> None:
     with open("/dev/full", "r+b", buffering=0) as file:
         lines = spool.Spool(line_writer(file), "lines", tell=told.append)
         for _ in range(3):
-            lines.put(b"{}\n")
+            lines.put(lambda: b"{}\n")
         with pytest.raises(OutputError, match="the disk is full; 3 lines are lost"):
             lines.close()
 
@@ -295,9 +320,9 @@ def test_what_will_not_pass_ends_the_run(tmp_path: Path, monkeypatch: pytest.Mon
     monkeypatch.setattr(os, "pwrite", broken)
     with (tmp_path / "lines").open("w+b", buffering=0) as file:
         lines = spool.Spool(line_writer(file), "lines")
-        lines.put(b"{}\n")
+        lines.put(lambda: b"{}\n")
         with pytest.raises(OutputError, match="Bad file descriptor"):
-            lines.put(b"{}\n")
+            lines.put(lambda: b"{}\n")
         with pytest.raises(OutputError, match="1 lines are lost"):
             lines.close()
 
