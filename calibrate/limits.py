@@ -78,9 +78,11 @@ def limit_from_normals(scores: npt.ArrayLike, max_false_reject: float = 0.05, co
         DataError: fewer than ten scores, one that is no number, all of them equal, or an impossible promise.
     """
     if not LEAST_SHARE <= max_false_reject < 1 or not 0 < confidence < 1:
+        percents = [share / 100 if 1 < share < 100 else share for share in (max_false_reject, confidence)]
+        meant = [f"{share:g} for {100 * share:g} %" for share in percents if share not in (max_false_reject, confidence)]
         raise DataError(
             f"promise of at most {max_false_reject:g} with confidence {confidence:g} is impossible; "
-            "expected both between 0 and 1"
+            f"expected both between 0 and 1{', such as ' if meant else ''}{' and '.join(meant)}"
         )
     ordered = checked_scores(scores, "good parts")
     n = len(ordered)

@@ -141,6 +141,12 @@ def calibrate(
         people.print(f"the {len(before.defects)} defects of version {before.version} are no longer known")
     beside = bundle.resolve().with_suffix(".tradeoff.png") if bad else None
     _tell_decision(bundle, done.decision, plot or beside, required=plot is not None)
+    if before is not None:
+        people.print(
+            f"before: version {before.version}, limit {before.limits.fail:.6g}, {before.rule}: {before.promise}; "
+            f"to go back: mapl-edge calibrate {bundle} --rollback {before.version}",
+            markup=False,
+        )
     return print_json(as_json, {"bundle": str(bundle), **done.decision.as_json(), "n_left_out": done.n_left_out})
 
 

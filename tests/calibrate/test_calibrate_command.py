@@ -222,8 +222,12 @@ def test_a_review_limit_reaches_the_bundle(bundle: Bundle, calibration_data: Pat
 
 
 def test_history_shows_and_rolls_back(bundle: Bundle, calibration_data: Path) -> None:
-    """Version 3 has the limits of version 1, and all three are there to be seen."""
-    assert calibrate(bundle.path, "--good", calibration_data, "--max-false-reject", 0.3).exit_code == 0
+    """Version 3 has the limits of version 1, and all three are there to be seen. Who replaces one is told which."""
+    limit = open_bundle(bundle.path).calibration.limits.fail
+    again = calibrate(bundle.path, "--good", calibration_data, "--max-false-reject", 0.3)
+    assert again.exit_code == 0
+    assert f"before: version 1, limit {limit:.6g}, promise: with 20 good parts" in " ".join(again.stderr.split())
+    assert f"to go back: mapl-edge calibrate {bundle.path} --rollback 1" in again.stderr.replace("\n", " ")
 
     result = calibrate(bundle.path, "--rollback", 1, "--json")
 
