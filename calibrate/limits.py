@@ -79,7 +79,9 @@ def limit_from_normals(scores: npt.ArrayLike, max_false_reject: float = 0.05, co
     """
     if not LEAST_SHARE <= max_false_reject < 1 or not 0 < confidence < 1:
         percents = [share / 100 if 1 < share < 100 else share for share in (max_false_reject, confidence)]
-        meant = [f"{share:g} for {100 * share:g} %" for share in percents if share not in (max_false_reject, confidence)]
+        meant = [
+            f"{share:g} for {100 * share:g} %" for share in percents if share not in (max_false_reject, confidence)
+        ]
         raise DataError(
             f"promise of at most {max_false_reject:g} with confidence {confidence:g} is impossible; "
             f"expected both between 0 and 1{', such as ' if meant else ''}{' and '.join(meant)}"

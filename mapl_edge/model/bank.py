@@ -63,7 +63,7 @@ class Bank:
     def refill(self, detector: Detector, encode: Encode) -> None:
         """Fill the memory of a trained detector with these pictures; its scales and units stay what the head knows."""
         with torch.no_grad():
-            detector.memory.fill(detector.scaled(_encode_all(encode, self._all)), self._sources)
+            detector.memory.fill(_encode_all(lambda few: detector.scaled(encode(few)), self._all), self._sources)
 
     def _usual_distance(self, detector: Detector, encode: Encode) -> Tensor:
         """Of its pictures where they lie, (N, 1, H/8, W/8), none compared with itself unless it is the only one."""

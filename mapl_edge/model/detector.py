@@ -127,15 +127,17 @@ class Detector(nn.Module):
     def fill_memory(self, raw: Sequence[Tensor], sources: Tensor) -> None:
         """Set channel scales and memory from normal pictures, the encoder's maps (K, C, H, W) per level, as it is now.
 
-        `sources`, int64 (K,), says whose pictures they are; a disturbed copy has its original's.
+        They are many, so they are scaled in place. `sources`, int64 (K,), says whose pictures they are; a disturbed or
+        moved copy has its original's.
         """
         with torch.no_grad():
             for level, features in enumerate(raw, start=1):
                 deviation = features.std(dim=(0, 2, 3), keepdim=True)[0]  # (C, 1, 1)
                 # A channel that never moves on normals must not blow up at the first speck of noise.
                 floor = 0.05 * float(deviation.median()) + 1e-6
-                self.get_buffer(f"scale{level}").copy_(1 / deviation.clamp_min(floor))
-            self.memory.fill(self.scaled(raw), sources)
+                scale = self.get_buffer(f"scale{level}").copy_(1 / deviation.clamp_min(floor))
+                features *= scale
+            self.memory.fill(raw, sources)
         self.filled_by.fill_(self.encoder.fingerprint())
 
     def check_fresh(self) -> None:
