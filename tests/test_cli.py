@@ -738,8 +738,9 @@ def test_an_unusable_stdout_is_one_line(bundle: Bundle, command: str, redirect: 
 def test_a_manifest_with_other_values_does_not_open(bundle: Bundle) -> None:
     """A size changed by hand would resize every part wrongly."""
     path = bundle.path / "manifest.json"
-    assert '"seed": 3' in path.read_text()
-    path.write_text(path.read_text().replace('"seed": 3', '"seed": 4'))
+    seed = bundle.manifest.training["seed"]
+    assert f'"seed": {seed}' in path.read_text()
+    path.write_text(path.read_text().replace(f'"seed": {seed}', f'"seed": {seed + 1}'))
 
     assert "manifest.sha256 was changed" in one_line(mapl_edge("inspect", bundle.path, code=5))
 

@@ -7,13 +7,18 @@ import json
 import shutil
 from pathlib import Path
 
+import cv2
 import pytest
 from test_cli import mapl_edge, one_line
 
 from mapl_edge.bundle import Bundle, open_bundle
 from mapl_edge.calibration import write_calibration
 from mapl_edge.config import DriftConfig, StationConfig, config_from_dict
+from mapl_edge.dataset import good_samples
 from mapl_edge.part_statistics import STATISTICS, PartStatistics
+from mapl_edge.picture import picture_from_file
+from mapl_edge.place import profiles_of, reference_from_picture
+from mapl_edge.prepare import prepare
 
 DARK = "line:?size=96&parts=150&defects=0&seed=1&start=5000&lamp=0.99"  # half the light after 150 parts
 
@@ -38,14 +43,19 @@ def test_calibration_holds_a_baseline(bundle: Bundle) -> None:
     assert {len(column) for column in baseline.values()} == {20}
 
 
-def test_the_place_is_that_of_the_part_with_the_median_score(bundle: Bundle) -> None:
-    """The most ordinary one; it has not moved from itself."""
-    calibration = bundle.calibration
+def test_the_place_is_that_of_the_part_with_the_median_score(bundle: Bundle, calibration_data: Path) -> None:
+    """The most ordinary one; what the others have moved is measured from it."""
+    calibration, paths = bundle.calibration, {one.name: one.path for one in good_samples(calibration_data)}
+    pictures = [prepare(picture_from_file(paths[name]), bundle.contract) for name in calibration.pictures]
+    places = [reference_from_picture(picture) for picture in pictures]
     median = sorted(range(20), key=calibration.scores.__getitem__)[10]
-    moved = [max(abs(calibration.baseline[name][part]) for name in ("shift_x", "shift_y")) for part in range(20)]
 
-    assert moved[median] < 0.05
-    assert sorted(moved)[2] > 0.1
+    assert [part for part in range(20) if places[part] == calibration.place] == [median]
+    for part, picture in enumerate(pictures):
+        profiles = profiles_of(cv2.cvtColor(picture, cv2.COLOR_BGR2GRAY))
+        moved = calibration.baseline["shift_x"][part], calibration.baseline["shift_y"][part]
+        assert moved == pytest.approx(places[median].shift(profiles), abs=1e-4)
+    assert max(map(abs, calibration.baseline["shift_x"])) > 0.1
 
 
 def test_run_tells_of_a_dying_lamp_and_its_verdicts_hold_the_numbers(dark: Path) -> None:

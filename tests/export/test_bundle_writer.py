@@ -81,7 +81,8 @@ class Skewed:
         if self._fault == "nan":
             return Reading(float("nan"), reading.map, reading.nearest)
         if self._fault == "score off by 2e-4":
-            return Reading(reading.score + 2e-4, reading.map, reading.nearest)
+            off = 2e-4 * max(1.0, abs(reading.score))  # see Parity.score_error
+            return Reading(reading.score + off, reading.map, reading.nearest)
         if self._fault == "map shape":
             return Reading(reading.score, reading.map[:-1], reading.nearest)
         return reading

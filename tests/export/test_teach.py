@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 import torch
 from conftest import TINY
+from glare import GLARE, with_glare
 
 from mapl_edge.bundle import Bundle, open_bundle
 from mapl_edge.calibrate import Wish, calibrate_bundle, calibrate_parts
@@ -244,7 +245,7 @@ def test_limits_come_from_new_scores_of_the_same_parts(
     ],
     ids=["recall", "cost", "regions"],
 )
-@pytest.mark.parametrize("masks", [None, Masks(ignore=(((0, 87), (12, 87), (12, 96), (0, 96)),))], ids=["", "masked"])
+@pytest.mark.parametrize("masks", [None, Masks(ignore=GLARE)], ids=["", "masked"])
 def test_limits_of_every_rule_are_set_as_calibrate_would(
     bundle: Bundle,
     parts: list[Part],
@@ -256,6 +257,8 @@ def test_limits_of_every_rule_are_set_as_calibrate_would(
 ) -> None:
     """With regions and masks too; a second lesson and an undo find what they need."""
     good, bad = good_samples(calibration_data), bad_samples(line_data / "test" / "scratch")
+    if masks is not None:
+        bundle = with_glare(bundle)
 
     def calibrated(of: Bundle) -> Calibration:
         with FusedEngine(of.model_path, threads=1) as engine:
