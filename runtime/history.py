@@ -12,7 +12,7 @@ from datetime import datetime, timedelta, timezone
 from pathlib import Path
 from typing import Any
 
-from mapl_edge.errors import BackendUnavailable, ConfigError, OutputError
+from mapl_edge.errors import BackendUnavailable, ConfigError, DataError, OutputError
 from mapl_edge.files import new_file
 from mapl_edge.runtime.ledger import Ledger, alarms, ledger
 from mapl_edge.runtime.store_database import (
@@ -100,6 +100,17 @@ class History:
         found = f"SELECT count(*) FROM {joined} {where}"
         with database_errors(self._folder / DATABASE):
             return int(self._connection.execute(found, values).fetchone()[0])
+
+    def check_camera(self, camera: str | None) -> None:
+        """A mistyped name shall not look like a camera that saw nothing; None: all cameras.
+
+        Raises:
+            DataError: no run here had a camera of this name.
+        """
+        with database_errors(self._folder / DATABASE):
+            names = [name for (name,) in self._connection.execute("SELECT DISTINCT camera FROM runs ORDER BY camera")]
+        if camera is not None and camera not in names:
+            raise DataError(f"{self._folder}: no camera {camera!r}, found {', '.join(names) or 'no run at all'}")
 
     def entries(self, wanted: Wanted) -> Iterator[Entry]:
         """Verdicts in the order in which their shots came; with `last`, the newest of them."""

@@ -54,10 +54,14 @@ def test_history_tells_what_the_line_said(kept: Path) -> None:
     assert [entry["seq"] for entry in newest] == [27, 28, 29]
     assert table.stdout == ""
     assert "line-3" in table.stderr
+    assert str(said[0]["run"]) in table.stderr
     assert "ALARM" not in table.stderr
     with (kept / "out.csv").open(newline="") as file:
         rows = list(csv.DictReader(file))
     assert [float(row["score"]) for row in rows] == [entry["score"] for entry in said]
+    for command in ("history", "replay"):
+        unknown = one_line(mapl_edge(command, "--camera", "line-4", cwd=kept, code=4))
+        assert "no camera 'line-4', found line-3" in unknown
     again = mapl_edge("history", "--export", "out.csv", cwd=kept, code=8)
     assert "out.csv exists; choose another --export" in one_line(again)
 

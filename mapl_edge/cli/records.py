@@ -56,6 +56,7 @@ def history(
     folder = _store_folder(store)
     wanted = _wanted(last if last is not None or export is not None else LAST, verdict, since, camera)
     with open_history(folder) as opened:
+        opened.check_camera(camera)
         if export is None and last is None and (n := opened.count(wanted)) > LAST:
             people.print(f"{LAST} of {n} shown, the newest; --last {n} for all of them")
         entries = opened.entries(wanted)
@@ -65,11 +66,23 @@ def history(
             for entry in entries:
                 print_json(True, entry.as_json())
         else:
-            columns = ("captured at", "camera", "seq", "picture", "verdict", "score", "limit", "ms", "kept", "error")
+            columns = (
+                "captured at",
+                "run",
+                "camera",
+                "seq",
+                "picture",
+                "verdict",
+                "score",
+                "limit",
+                "ms",
+                "kept",
+                "error",
+            )
             table = verdict_table(folder, columns)
             for entry in entries:
                 table.add_row(
-                    *(utc_text(entry.captured_at), entry.camera, str(entry.seq), escape(entry.picture)),
+                    *(utc_text(entry.captured_at), entry.run, entry.camera, str(entry.seq), escape(entry.picture)),
                     *(entry.verdict.value, shown(entry.score, ".6g"), shown(entry.threshold, ".6g")),
                     *(shown(entry.latency_ms, ".1f"), "yes" if entry.stored_picture else "-"),
                     escape(entry.error or ""),
@@ -102,6 +115,7 @@ def replay(
     opened = opened_bundle(bundle or station_from_yaml(None).bundle or only_bundle_here())
     limits, area = opened.calibration.limits, area_in_force(opened, config)
     with open_history(folder) as past:
+        past.check_camera(camera)
         engine, _ = choose_engine(opened, engine_wanted, threads, precisions=CALIBRATED, tell=people.print)
         with engine, bars() as progress:
             judged = list(replay_pictures(past, wanted, engine, opened.contract, limits, progress, area))
