@@ -34,7 +34,10 @@ def run(
         Path | None, typer.Argument(help="Bundle; default: the one in station.yaml, or the only *.mapl here.")
     ] = None,
     camera: Annotated[
-        list[int] | None, typer.Option(help="USB camera by index; again for each further one.", min=0)
+        list[int] | None,
+        typer.Option(
+            help="USB camera by index (default: that of station.yaml, or 0); again for each further one.", min=0
+        ),
     ] = None,
     source: Annotated[
         list[str] | None,
@@ -95,6 +98,12 @@ def run(
         cameras = _with_sinks(opened, out, station, keep)
         for path, one in bundles.items():
             _tell_bundle(one, f"{path}: " if len(bundles) > 1 else "")
+        for each in cameras:
+            if each.area is not None:
+                which = f"{each.camera.name}: " if len(cameras) > 1 else ""
+                people.print(
+                    f"{which}masks: {percent(each.area.ignored.mean())} of the picture is ignored", markup=False
+                )
         _tell_time(cameras)
         lanes = [_lane(each, engines[each.loaded], station, keep) for each in cameras]
         reloads = [

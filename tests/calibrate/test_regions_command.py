@@ -1,6 +1,7 @@
 """Pixel limit, masks and limits of one's own, from the command line to the verdict."""
 
 import json
+import re
 from pathlib import Path
 
 import cv2
@@ -94,8 +95,10 @@ def test_masks_go_through_calibrate_run_and_evaluate(
     assert written.picture_hw == (96, 96)
     assert 0 < min(written.scores) < max(written.scores) < 1, "the glare has 1"
 
-    found = verdicts(call("run", bundle.path, "--source", calibration_data, "--config", config, *ENGINE))
+    ran = call("run", bundle.path, "--source", calibration_data, "--config", config, *ENGINE)
+    found = verdicts(ran)
 
+    assert re.search(r"^masks: 1\.\d% of the picture is ignored$", ran.stderr, re.MULTILINE)
     assert sorted(v["score"] for v in found) == sorted(written.scores)  # type: ignore[type-var]
     evaluated = call("evaluate", bundle.path, line_data, "--config", config, "--json")
     judged = verdicts(call("run", bundle.path, "--source", line_data / "test", "--config", config, *ENGINE))
