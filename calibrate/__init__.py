@@ -1,5 +1,6 @@
 """Calibrate: scores → thresholds with a promise; measuring on labelled pictures; reports."""
 
+from mapl_edge.calibrate.apart import Apart, apart
 from mapl_edge.calibrate.calibrator import Calibrated, calibrate_bundle, calibrate_parts, roll_back
 from mapl_edge.calibrate.decision import Decision, Wish, decide
 from mapl_edge.calibrate.evaluate import Evaluation, evaluate
@@ -11,6 +12,7 @@ from mapl_edge.calibrate.what_if import Judged, WhatIf, limits_from_text, stored
 from mapl_edge.calibration import Costs
 
 __all__ = [
+    "Apart",
     "Calibrated",
     "Costs",
     "Decision",
@@ -22,6 +24,7 @@ __all__ = [
     "Tradeoff",
     "WhatIf",
     "Wish",
+    "apart",
     "calibrate_bundle",
     "calibrate_parts",
     "decide",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict
 from functools import partial
 from pathlib import Path
 from typing import Annotated, Any
@@ -84,7 +85,7 @@ def calibrate(
     as_json: JsonFlag = False,
 ) -> None:
     """Set the limits from good parts, and from defects if there are any, with a promise."""
-    from mapl_edge.calibrate import Wish, calibrate_parts, decide, scores_from_csv
+    from mapl_edge.calibrate import Wish, apart, calibrate_parts, decide, scores_from_csv
     from mapl_edge.calibrate.plot import check_plot
     from mapl_edge.dataset import BadPictures, bad_samples, check_good_by_name, good_samples, samples_of
     from mapl_edge.runtime.engine_choice import choose_engine
@@ -141,13 +142,17 @@ def calibrate(
         people.print(f"the {len(before.defects)} defects of version {before.version} are no longer known")
     beside = bundle.resolve().with_suffix(".tradeoff.png") if bad else None
     _tell_decision(bundle, done.decision, plot or beside, required=plot is not None)
+    strange = apart(open_bundle(bundle).calibration)
+    if strange is not None:
+        people.print(f"WARNING: {strange}", markup=False)
     if before is not None:
         people.print(
             f"before: version {before.version}, limit {before.limits.fail:.6g}, {before.rule}: {before.promise}; "
             f"to go back: mapl-edge calibrate {bundle} --rollback {before.version}",
             markup=False,
         )
-    return print_json(as_json, {"bundle": str(bundle), **done.decision.as_json(), "n_left_out": done.n_left_out})
+    told = {"n_left_out": done.n_left_out, "apart": strange and asdict(strange)}
+    return print_json(as_json, {"bundle": str(bundle), **done.decision.as_json(), **told})
 
 
 def _history(path: Path, rollback: int | None, as_json: bool) -> None:
