@@ -10,7 +10,8 @@ from typing import Any
 import numpy as np
 
 from mapl_edge.arrays import FloatArray, UInt8Array
-from mapl_edge.bootstrap import Interval, image_intervals, pixel_intervals
+from mapl_edge.bootstrap import CONFIDENCE, Interval, image_intervals, pixel_intervals
+from mapl_edge.calibrate.limits import lower_bound
 from mapl_edge.calibration import Limits
 from mapl_edge.contract import InputContract
 from mapl_edge.dataset import BadPictures, Sample
@@ -75,12 +76,24 @@ class Evaluation:
         """Defective parts that PASS."""
         return sum(not p.sample.is_good and p.outcome is Outcome.PASS for p in self.pictures)
 
+    @property
+    def image_auroc_at_least(self) -> float | None:
+        """One-sided 95 % bound on image_auroc where it is 1, of which bootstrap knows no other value; else None.
+
+        As many pairs of a good and a defective part as there are parts of the rarer kind share no part, so they are
+        independent, and each is in the right order with a probability of AUROC at most. None is in the wrong one.
+        """
+        good, bad = ([p.score for p in self.pictures if p.sample.is_good is kind] for kind in (True, False))
+        pairs = min(len(good), len(bad))
+        return lower_bound(pairs, pairs, CONFIDENCE) if pairs and max(good) < min(bad) else None
+
     def as_json(self) -> dict[str, Any]:
         """Plain values for `--json`; NaN becomes null."""
         figures = {name: getattr(self, name) for name in FIGURES}
         return {
             **{name: None if math.isnan(value) else value for name, value in figures.items()},
             "intervals": {name: list(self.intervals[name]) if name in self.intervals else None for name in FIGURES},
+            "image_auroc_at_least": self.image_auroc_at_least,
             "n_good": self.n_good,
             "n_bad": self.n_bad,
             "n_skipped": self.n_skipped,

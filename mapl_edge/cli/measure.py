@@ -66,6 +66,11 @@ def evaluate(
         table.add_row("good parts rejected", f"{result.n_false_rejects} of {result.n_good}")
         table.add_row("defects missed", f"{result.n_missed} of {result.n_bad}")
     people.print(table, soft_wrap=False)
+    if (bound := result.image_auroc_at_least) is not None:
+        people.print(
+            "every defect scores above every good part, so bootstrap cannot tell what more pictures would show; "
+            f"these prove an image_auroc of at least {bound:.3f} (95 % confidence)"
+        )
     print_json(as_json, figures)
 
 

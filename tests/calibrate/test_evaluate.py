@@ -81,6 +81,16 @@ def test_every_metric_has_its_interval(data: Path) -> None:
         assert figures[name] - 1e-3 <= high <= 1, name
 
 
+def test_a_perfect_auroc_has_a_bound_that_bootstrap_lacks(data: Path) -> None:
+    """Two good parts and three defects are two independent pairs: 0.05 ** (1 / 2). A tie is no perfect order."""
+    figures = evaluate(labelled_samples(data), perfect, CONTRACT).as_json()
+    tied = evaluate(labelled_samples(data), lambda image: Reading(1.0, perfect(image).map, 0), CONTRACT)
+
+    assert figures["intervals"]["image_auroc"] == [1.0, 1.0]
+    assert figures["image_auroc_at_least"] == pytest.approx(0.05**0.5)
+    assert tied.image_auroc_at_least is None
+
+
 def test_wrong_limits_are_counted_both_ways(data: Path) -> None:
     """Good parts rejected and defects missed, at limits that are too low and too high."""
     samples = labelled_samples(data)
