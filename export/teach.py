@@ -108,6 +108,7 @@ def teach_good(
     area: InspectedArea | None = None,
     patches: int = PATCHES,
     keep_limits: bool = False,
+    threads: int = 0,
     force: bool = False,
     sign: Sign | None = None,
     progress: Progress = lambda what, done, total: None,
@@ -128,6 +129,7 @@ def teach_good(
         area: of the masks that the limits were made with.
         patches: of one part at most.
         keep_limits: leave the limits as they are; pictures may be missing then.
+        threads: so many pictures side by side; 0: as many as there are cores.
         force: teach though known defects would pass.
         sign: signs the new bundle.
         progress: called as progress(what, done, total).
@@ -148,7 +150,7 @@ def teach_good(
     images = [picture_from_file(part.path) for part in parts]
     pictures = np.stack([prepare(image, bundle.contract) for image in images])
     first_source = len([name for name in bundle.manifest.files if name.startswith("memory/")])
-    with ThreadPoolExecutor(WORKERS + 1) as workers, replaced(bundle) as work, ExitStack() as at_end:
+    with ThreadPoolExecutor(threads or WORKERS + 1) as workers, replaced(bundle) as work, ExitStack() as at_end:
         encoder = PlaceEncoder(bundle.path, bundle.manifest.memory.scope)
         seen = [encoder(picture) for picture in pictures]
         golden = bundle.golden()
@@ -191,7 +193,7 @@ def teach_good(
         finding = workers.submit(require_found, work, reference, seen, answers)
         golden, kept = golden_answers(golden, list(golden_looks), pictures, answers)
         proofs = [workers.submit(require_parity, engine, golden) for engine in (split, fused)]
-        for _ in range(WORKERS):
+        for _ in range(threads or WORKERS):
             workers.submit(known_effects.lend_a_hand)
         stages.end("golden answers")
 

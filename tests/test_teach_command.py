@@ -20,7 +20,7 @@ def test_reject_of_the_store_is_taught_and_taken_off(kept: Path, bundle: Bundle,
     other = int(str(entries[1]["seq"]))
 
     labelled = json.loads(mapl_edge("teach", "part.mapl", "--bad", other, "--json", cwd=kept).stdout)
-    arguments = ("--good", seq, "--calibration", calibration_data, "--force", "--json")
+    arguments = ("--good", seq, "--calibration", calibration_data, "--force", "--threads", 1, "--json")
     done = mapl_edge("teach", "part.mapl", *arguments, cwd=kept)
     shown = json.loads(mapl_edge("teach", "part.mapl", "--show", "--json", cwd=kept).stdout)
     told = json.loads(done.stdout)

@@ -22,6 +22,7 @@ from mapl_edge.cli.common import (
     print_wide,
     station_from_yaml,
 )
+from mapl_edge.config import MAX_THREADS
 from mapl_edge.engine_record import engine_names
 from mapl_edge.errors import DataError
 from mapl_edge.quick_import import quick_import
@@ -49,6 +50,9 @@ def teach(
         bool, typer.Option("--keep-limits", help="Leave the limits; go on without the pictures they came from.")
     ] = False,
     force: Annotated[bool, typer.Option("--force", help="Teach though known defects would pass.")] = False,
+    threads: Annotated[
+        int, typer.Option(help="Pictures looked at side by side; 0: all cores.", min=0, max=MAX_THREADS)
+    ] = 0,
     undo: Annotated[bool, typer.Option("--undo", help="Take off what was taught last.")] = False,
     undo_all: Annotated[bool, typer.Option("--undo-all", help="Take off all that was taught.")] = False,
     show: Annotated[bool, typer.Option("--show", help="Show what was taught; change nothing.")] = False,
@@ -120,6 +124,7 @@ def teach(
                 area=area,
                 patches=patches,
                 keep_limits=keep_limits,
+                threads=threads,
                 force=force,
                 sign=signed,
                 progress=progress,

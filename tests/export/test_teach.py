@@ -4,6 +4,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import time
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -16,11 +17,13 @@ import torch
 from conftest import TINY
 from glare import GLARE, with_glare
 
+from mapl_edge.arrays import UInt8Array
 from mapl_edge.bundle import Bundle, open_bundle
 from mapl_edge.calibrate import Wish, calibrate_bundle, calibrate_parts
 from mapl_edge.calibrate.again import calibration_again
 from mapl_edge.calibration import Calibration, Costs, RegionFilter
 from mapl_edge.dataset import bad_samples, good_samples, picture_paths
+from mapl_edge.engine import Reading
 from mapl_edge.engine_record import plain_engine
 from mapl_edge.errors import BundleError, DataError, ParityError
 from mapl_edge.export import bundle_from_checkpoint
@@ -114,6 +117,32 @@ def test_taught_part_is_known(bundle: Bundle, parts: list[Part], teach: Callable
     prepared = prepare(picture_from_file(parts[0].path), now.contract)
     shown = now.memory_picture(len(now.memory_pictures()) - 1)
     assert np.abs(shown.astype(int) - prepared).mean() < 8  # a JPEG of it
+
+
+def test_one_thread_looks_at_one_picture_at_a_time(
+    bundle: Bundle, parts: list[Part], calibration_data: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A station that inspects meanwhile keeps its cores."""
+    busy, most, infer = 0, 0, FusedEngine.infer
+
+    def counted(engine: FusedEngine, image: UInt8Array) -> Reading:
+        nonlocal busy, most
+        busy += 1
+        most = max(most, busy)
+        time.sleep(0.002)
+        try:
+            return infer(engine, image)
+        finally:
+            busy -= 1
+
+    monkeypatch.setattr(FusedEngine, "infer", counted)
+    now = bundle.calibration
+    known = known_parts(bundle, now.pictures, now.defects, (calibration_data,))
+
+    done = teach_good(bundle, parts[:1], known, engine_of, decide, threads=1)
+
+    assert len(done.effects) > 20
+    assert most == 1
 
 
 def test_taught_bundle_passes_its_parity_gate(bundle: Bundle, parts: list[Part], teach: Callable[..., Taught]) -> None:
