@@ -34,13 +34,13 @@ def sign_engine(engine: EngineFiles, key: Path) -> None:
 
 def require_bundle_signature(bundle: Bundle, public: Path) -> None:
     """Raise BundleError unless the manifest carries a signature of this public key's owner."""
-    _require(bundle.path / MANIFEST, bundle.path / SIGNATURE, public)
+    _require(bundle, bundle.path / MANIFEST, bundle.path / SIGNATURE, public)
 
 
 def require_engine_signature(engine: EngineFiles, public: Path) -> None:
     """Raise BundleError unless the engine's record carries a signature of this public key's owner."""
     if engine.folder is not None:
-        _require(engine.folder / RECORD, engine.folder / RECORD_SIGNATURE, public)
+        _require(engine.bundle, engine.folder / RECORD, engine.folder / RECORD_SIGNATURE, public)
 
 
 def _sign(signed: Path, signature: Path, key: Path) -> None:
@@ -55,7 +55,7 @@ def _sign(signed: Path, signature: Path, key: Path) -> None:
         work.write_bytes(private.sign(signed.read_bytes()))
 
 
-def _require(signed: Path, signature: Path, public: Path) -> None:
+def _require(bundle: Bundle, signed: Path, signature: Path, public: Path) -> None:
     serialization, ed25519, invalid = _cryptography()
     try:
         key = serialization.load_pem_public_key(public.read_bytes())
@@ -64,7 +64,10 @@ def _require(signed: Path, signature: Path, public: Path) -> None:
     if not isinstance(key, ed25519.Ed25519PublicKey):
         raise BundleError(f"{public}: is no Ed25519 key; openssl pkey -in key.pem -pubout makes one")
     if not signature.is_file():
-        raise BundleError(f"{signed}: is not signed; sign it: mapl-edge export BUNDLE --sign key.pem")
+        raise BundleError(
+            f"{signed}: is not signed; sign it with the private key that {public} belongs to: "
+            f"mapl-edge export {bundle.path} --sign key.pem"
+        )
     try:
         key.verify(signature.read_bytes(), signed.read_bytes())
     except invalid as exc:

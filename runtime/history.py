@@ -27,6 +27,7 @@ from mapl_edge.verdict import Outcome, utc_text
 
 UNITS_S = {"m": 60, "h": 3600, "d": 86400}
 AT_ONCE = 10_000  # rows of a Parquet group
+NAMED = 10  # runs or cameras in an error, the newest
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,6 +94,21 @@ class History:
     def __init__(self, folder: Path, connection: sqlite3.Connection) -> None:
         self._folder, self._connection = folder, connection
 
+    def require(self, wanted: Wanted) -> None:
+        """Raise DataError where the run or camera that is wanted never was in this store."""
+        with database_errors(self._folder / DATABASE):
+            found = self._connection.execute("SELECT run, camera FROM runs ORDER BY id DESC").fetchall()
+        runs = [run for run, _ in found]
+        cameras = [camera for run, camera in found if wanted.run in (None, run)]
+        for what, name, names in (("run", wanted.run, runs), ("camera", wanted.camera, cameras)):
+            if name is not None and name not in names:
+                there = list(dict.fromkeys(names))
+                more = f" and {len(there) - NAMED} older ones" if len(there) > NAMED else ""
+                raise DataError(
+                    f"{self._folder}: has no {what} {name!r}, found {', '.join(there[:NAMED]) or 'none'}{more}; "
+                    "name one of them"
+                )
+
     def count(self, wanted: Wanted) -> int:
         """How many verdicts there are to see, whatever `last` says."""
         where, values = self._where(wanted)
@@ -100,17 +116,6 @@ class History:
         found = f"SELECT count(*) FROM {joined} {where}"
         with database_errors(self._folder / DATABASE):
             return int(self._connection.execute(found, values).fetchone()[0])
-
-    def check_camera(self, camera: str | None) -> None:
-        """A mistyped name shall not look like a camera that saw nothing; None: all cameras.
-
-        Raises:
-            DataError: no run here had a camera of this name.
-        """
-        with database_errors(self._folder / DATABASE):
-            names = [name for (name,) in self._connection.execute("SELECT DISTINCT camera FROM runs ORDER BY camera")]
-        if camera is not None and camera not in names:
-            raise DataError(f"{self._folder}: no camera {camera!r}, found {', '.join(names) or 'no run at all'}")
 
     def entries(self, wanted: Wanted) -> Iterator[Entry]:
         """Verdicts in the order in which their shots came; with `last`, the newest of them."""

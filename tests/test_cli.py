@@ -151,6 +151,16 @@ def test_evaluate_tells_intervals_and_measures_under_interference(bundle: Bundle
     assert "under interference" in " ".join(disturbed.stderr.split())
 
 
+def test_inspect_shows_what_is_looked_at_and_what_the_limit_promises(bundle: Bundle) -> None:
+    """In words, where no region of interest was set."""
+    shown = mapl_edge("inspect", bundle.path).stderr
+
+    calibration = bundle.calibration
+    assert "96x64, whole picture" in shown
+    assert f"{calibration.limits.fail:.6g}: with 20 good parts and" in shown
+    assert "of good parts are rejected (95% confidence)" in " ".join(shown.replace("│", " ").split())
+
+
 def test_verdicts_go_to_stdout_without_out(bundle: Bundle) -> None:
     """Words for people stay on stderr, so a pipe gets JSON alone."""
     result = mapl_edge("run", bundle.path, "--source", "line:?size=96", "--max-frames", 3)

@@ -54,14 +54,10 @@ def test_history_tells_what_the_line_said(kept: Path) -> None:
     assert [entry["seq"] for entry in newest] == [27, 28, 29]
     assert table.stdout == ""
     assert "line-3" in table.stderr
-    assert str(said[0]["run"]) in table.stderr
     assert "ALARM" not in table.stderr
     with (kept / "out.csv").open(newline="") as file:
         rows = list(csv.DictReader(file))
     assert [float(row["score"]) for row in rows] == [entry["score"] for entry in said]
-    for command in ("history", "replay"):
-        unknown = one_line(mapl_edge(command, "--camera", "line-4", cwd=kept, code=4))
-        assert "no camera 'line-4', found line-3" in unknown
     again = mapl_edge("history", "--export", "out.csv", cwd=kept, code=8)
     assert "out.csv exists; choose another --export" in one_line(again)
 
@@ -96,7 +92,12 @@ def test_bad_input_gets_one_line(kept: Path, tmp_path: Path) -> None:
     """What was found, what was expected, what to do."""
     elsewhere = tmp_path / "elsewhere"
     elsewhere.mkdir()
+    run = lines(mapl_edge("history", "--last", 1, "--json", cwd=kept).stdout)[0]["run"]
     cases: list[tuple[list[object], Path, int, str]] = [
+        (["history", "--camera", "line-4"], kept, 4, "store: has no camera 'line-4', found line-3; name one of them"),
+        (["history", "--run", "nobody"], kept, 4, f"store: has no run 'nobody', found {run}; name one of them"),
+        (["replay", "--run", run, "--camera", "line-4"], kept, 4, "store: has no camera 'line-4', found line-3"),
+        (["drift", "--camera", "line-4"], kept, 4, "store: has no camera 'line-4', found line-3"),
         (["history"], elsewhere, 4, "set store: in station.yaml"),
         (["history", "nowhere"], kept, 4, "mapl-edge run --store"),
         (["history", "--since", "yesterday"], kept, 3, "8h or 7d"),
@@ -111,6 +112,19 @@ def test_bad_input_gets_one_line(kept: Path, tmp_path: Path) -> None:
     typo = mapl_edge("history", "--verdict", "fial", cwd=kept, code=2)
     assert "did you mean FAIL" in " ".join(typo.stderr.replace("│", " ").split())
     assert not (kept / "out.parquet").exists()
+
+
+def test_runs_of_one_store_are_told_apart(kept: Path) -> None:
+    """Numbers start anew with each run, so the table names it, and each can be shown alone."""
+    first = lines(mapl_edge("history", "--last", 1, "--json", cwd=kept).stdout)[0]["run"]
+    mapl_edge("run", "--max-frames", 2, cwd=kept)
+
+    table = mapl_edge("history", "--last", 3, cwd=kept).stderr
+    alone = lines(mapl_edge("history", "--run", first, "--json", cwd=kept).stdout)
+
+    newest = lines((kept / "v.jsonl").read_text())[-1]["run"]
+    assert (table.count(str(first)), table.count(str(newest))) == (1, 2)
+    assert [entry["run"] for entry in alone] == [first] * 30
 
 
 def test_parquet_holds_the_same_columns(kept: Path) -> None:

@@ -41,8 +41,10 @@ def test_a_signed_bundle_is_the_same_bundle(bundle: Bundle, keys: tuple[Path, Pa
 
 def test_an_unsigned_bundle_is_refused(bundle: Bundle, keys: tuple[Path, Path]) -> None:
     """And told how to sign it."""
-    with pytest.raises(BundleError, match="is not signed; sign it"):
+    with pytest.raises(BundleError, match="is not signed; sign it") as told:
         require_bundle_signature(bundle, keys[1])
+
+    assert str(told.value).endswith(f"that {keys[1]} belongs to: mapl-edge export {bundle.path} --sign key.pem")
 
 
 def test_somebody_elses_signature_is_refused(bundle: Bundle, keys: tuple[Path, Path], tmp_path: Path) -> None:

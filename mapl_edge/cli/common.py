@@ -5,6 +5,7 @@ from __future__ import annotations
 import difflib
 import json
 import signal
+import sys
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -14,6 +15,7 @@ from typing import TYPE_CHECKING, Any, get_args
 
 import typer
 from rich.console import Console
+from rich.measure import Measurement
 from rich.table import Column, Table
 
 from mapl_edge.bundle import CALIBRATION, MANIFEST, Bundle, open_bundle
@@ -28,7 +30,8 @@ if TYPE_CHECKING:
     from mapl_edge.config import CameraConfig, StationConfig
 
 PATHS = ("bundle", "inspect", "ignore")  # of a camera, as seen from the station file
-WIDE = 240  # columns of a table that goes to a file or pipe
+WIDE = 120  # columns of a table that goes to a file or pipe; more where what stands in it needs them
+SENTENCE = 30  # characters of a sentence in such a table that have room in one line
 LINE_EVERY_S = 10.0  # of progress, for each kind of work
 
 
@@ -228,9 +231,19 @@ def verdict_table(folder: Path, columns: tuple[str, ...]) -> Table:
 
 
 def print_wide(table: Table) -> None:
-    """A file or pipe has no width of its own."""
-    console = people if people.is_terminal else Console(stderr=True, highlight=False, width=WIDE)
-    console.print(table, soft_wrap=False)
+    """A file or pipe has no width of its own. There only sentences take several lines: no figure or path is broken."""
+    console = people
+    if not people.is_terminal:
+        for column in table.columns:
+            cells = [str(cell) for cell in column.cells]
+            column.no_wrap = column.no_wrap or not any(" " in cell for cell in cells)
+            words = [word for cell in cells for word in cell.split()]
+            kept = cells if column.no_wrap else [*words, *(cell[:SENTENCE] for cell in cells)]
+            column.min_width = max(map(len, kept), default=0)
+        boundless = people.options.update(width=sys.maxsize)
+        least = Measurement.get(people, boundless, table).minimum
+        console = Console(stderr=True, highlight=False, width=max(WIDE, least))
+    console.print(table, soft_wrap=False, crop=False)
 
 
 def tell_skipped(errors: list[Any]) -> None:

@@ -65,7 +65,7 @@ def evaluate(
     if limits is not None:
         table.add_row("good parts rejected", f"{result.n_false_rejects} of {result.n_good}")
         table.add_row("defects missed", f"{result.n_missed} of {result.n_bad}")
-    people.print(table, soft_wrap=False)
+    print_wide(table)
     if (bound := result.image_auroc_at_least) is not None:
         people.print(
             "every defect scores above every good part, so bootstrap cannot tell what more pictures would show; "
@@ -125,7 +125,7 @@ def bench(
             search.add_row(
                 f"{entry.entries}", entry.index, f"{entry.ms:.2f}", f"{entry.recall:.4f}", f"{entry.size_mb:.2f}"
             )
-        people.print(search, soft_wrap=False)
+        print_wide(search)
     print_json(
         as_json,
         {
@@ -148,21 +148,22 @@ def inspect(
     table = Table("what", "value", title=f"{bundle} {opened.digest[:12]}: all digests right")
     table.add_row("family", manifest.family)
     table.add_row("made", f"{manifest.created_at} by mapl-edge {manifest.tools.get('mapl-edge', '?')}")
-    table.add_row(
-        "input", f"{manifest.contract.size_hw[0]}x{manifest.contract.size_hw[1]}, roi {manifest.contract.roi_xywh}"
-    )
+    (height, width), roi = manifest.contract.size_hw, manifest.contract.roi_xywh
+    seen = "whole picture" if roi is None else "roi x {}, y {}, width {}, height {}".format(*roi)
+    table.add_row("input", f"{height}x{width}, {seen}")
     table.add_row(
         "memory", f"{manifest.memory.samples} {'pictures' if manifest.memory.scope == 'image' else 'patches'}"
     )
     pictures = manifest.training.get("pictures", {})
     table.add_row("good parts", ", ".join(f"{n} {what.replace('_', ' ')}" for what, n in pictures.items()))
-    table.add_row("limit", f"{calibration.limits.fail:.6g}" if calibration else "none: run mapl-edge calibrate")
+    limit = f"{calibration.limits.fail:.6g}: {calibration.promise}" if calibration else "none: run mapl-edge calibrate"
+    table.add_row("limit", limit)
     for name, digest in manifest.files.items():
         if "/" not in name:
             table.add_row(name, f"{(bundle / name).stat().st_size / 1e6:.1f} MB, sha256 {digest[:12]}")
     engines = engine_names(opened)
     table.add_row("engines", ", ".join(engines))
-    people.print(table, soft_wrap=False)
+    print_wide(table)
     print_json(
         as_json,
         {

@@ -35,6 +35,7 @@ StoreFolder = Annotated[Path | None, typer.Argument(help="Store folder; default:
 VerdictOption = Annotated[str | None, typer.Option(help="Only these: pass, review, fail, late, error.")]
 SinceOption = Annotated[str | None, typer.Option(help="From then on: 2026-11-22T06:00 (UTC), or 30m, 8h, 7d ago.")]
 CameraNameOption = Annotated[str | None, typer.Option(help="Only of the camera of this name.")]
+RunNameOption = Annotated[str | None, typer.Option(help="Only of the run of this name.")]
 LinesFlag = Annotated[bool, typer.Option("--json", help="Print one JSON object a line on stdout.")]
 
 
@@ -47,6 +48,7 @@ def history(
     verdict: VerdictOption = None,
     since: SinceOption = None,
     camera: CameraNameOption = None,
+    run: RunNameOption = None,
     export: Annotated[Path | None, typer.Option(help="Write them to a new .csv or .parquet file instead.")] = None,
     as_json: LinesFlag = False,
 ) -> None:
@@ -54,9 +56,9 @@ def history(
     from mapl_edge.runtime.history import open_history, write_table
 
     folder = _store_folder(store)
-    wanted = _wanted(last if last is not None or export is not None else LAST, verdict, since, camera)
+    wanted = _wanted(last if last is not None or export is not None else LAST, verdict, since, camera, run)
     with open_history(folder) as opened:
-        opened.check_camera(camera)
+        opened.require(wanted)
         if export is None and last is None and (n := opened.count(wanted)) > LAST:
             people.print(f"{LAST} of {n} shown, the newest; --last {n} for all of them")
         entries = opened.entries(wanted)
@@ -66,20 +68,8 @@ def history(
             for entry in entries:
                 print_json(True, entry.as_json())
         else:
-            columns = (
-                "captured at",
-                "run",
-                "camera",
-                "seq",
-                "picture",
-                "verdict",
-                "score",
-                "limit",
-                "ms",
-                "kept",
-                "error",
-            )
-            table = verdict_table(folder, columns)
+            where = "captured at", "run", "camera", "seq", "picture"
+            table = verdict_table(folder, (*where, "verdict", "score", "limit", "ms", "kept", "error"))
             for entry in entries:
                 table.add_row(
                     *(utc_text(entry.captured_at), entry.run, entry.camera, str(entry.seq), escape(entry.picture)),
@@ -100,6 +90,7 @@ def replay(
     verdict: VerdictOption = None,
     since: SinceOption = None,
     camera: CameraNameOption = None,
+    run: RunNameOption = None,
     engine_wanted: EngineOption = "auto",
     threads: Annotated[int, typer.Option(help="Threads for the engine; 0: all cores.", min=0, max=MAX_THREADS)] = 0,
     config: ConfigOption = None,
@@ -111,21 +102,21 @@ def replay(
     from mapl_edge.runtime.replay import replay as replay_pictures
 
     folder = _store_folder(store)
-    wanted = replace(_wanted(last, verdict, since, camera), with_picture=True)
+    wanted = replace(_wanted(last, verdict, since, camera, run), with_picture=True)
     opened = opened_bundle(bundle or station_from_yaml(None).bundle or only_bundle_here())
     limits, area = opened.calibration.limits, area_in_force(opened, config)
     with open_history(folder) as past:
-        past.check_camera(camera)
+        past.require(wanted)
         engine, _ = choose_engine(opened, engine_wanted, threads, precisions=CALIBRATED, tell=people.print)
         with engine, bars() as progress:
             judged = list(replay_pictures(past, wanted, engine, opened.contract, limits, progress, area))
     flips = [each for each in judged if each.flips]
-    columns = ("captured at", "camera", "seq", "picture", "was", "is", "score was", "score is")
+    columns = ("captured at", "run", "camera", "seq", "picture", "was", "is", "score was", "score is")
     table = verdict_table(folder, columns)
     for each in flips:
         entry = each.entry
         table.add_row(
-            *(utc_text(entry.captured_at), entry.camera, str(entry.seq), escape(entry.picture)),
+            *(utc_text(entry.captured_at), entry.run, entry.camera, str(entry.seq), escape(entry.picture)),
             *(entry.verdict.value, each.verdict.value, shown(entry.score, ".6g"), shown(each.score, ".6g")),
         )
     for each in judged if as_json else []:
@@ -157,6 +148,7 @@ def drift(
     """Follow the parts that passed: have score, light, sharpness or place drifted since calibration?"""
     from mapl_edge.drift import Drift
     from mapl_edge.drift_history import follow, write_drift
+    from mapl_edge.runtime.history import Wanted, open_history
     from mapl_edge.runtime.passed import passed_parts
 
     if plot is not None:
@@ -181,7 +173,11 @@ def drift(
             baselines[-1] |= of_file | {name: getattr(calibration, name) for name in ("version", "created_at")}
         return charts
 
-    followed = follow(passed_parts(_store_folder(past), camera), drift_of)
+    folder = _store_folder(past)
+    if folder.is_dir():
+        with open_history(folder) as opened_past:
+            opened_past.require(Wanted(camera=camera))
+    followed = follow(passed_parts(folder, camera), drift_of)
     for baseline in baselines:
         people.print(_baseline_told(baseline, bundle), markup=False)
     if csv is not None:
@@ -227,10 +223,11 @@ def _store_folder(named: Path | None) -> Path:
     return folder
 
 
-def _wanted(last: int | None, verdict: str | None, since: str | None, camera: str | None) -> Any:
+def _wanted(last: int | None, verdict: str | None, since: str | None, camera: str | None, run: str | None) -> Any:
     """What history and replay look for."""
     from mapl_edge.runtime.history import Wanted, since_from_text
 
     known = Literal["PASS", "REVIEW", "FAIL", "LATE", "ERROR"]
     outcome = Outcome(one_of("verdict", verdict.upper(), known)) if verdict else None
-    return Wanted(last, outcome, since_from_text(since, SystemClock().utc()) if since else None, camera)
+    moment = since_from_text(since, SystemClock().utc()) if since else None
+    return Wanted(last, outcome, moment, camera, run=run)
