@@ -28,6 +28,7 @@ from mapl_edge.runtime import FusedEngine, engine_of
 VARIANTS: dict[str, dict[str, Any]] = {
     "patches": {
         "encoder": "efficientnet_lite0", "memory": "patch", "position_weight": 0.5, "coordinate_attention": True,
+        "moved_px": 4.0,
     },
     "paper": TrainConfig.paper_settings(encoder="vaegan").model_dump(
         exclude={"contract", "steps", "batch_size", "seed", "memory_samples", "validate_every"}
@@ -38,7 +39,7 @@ VARIANTS: dict[str, dict[str, Any]] = {
     },
     "decided": {
         "encoder": "resnet18", "memory": "auto", "position_weight": None, "fusion": "full", "fit_aspect": True,
-        "coordinate_attention": True, "spatial_attention": "multiply",
+        "coordinate_attention": True, "spatial_attention": "multiply", "moved_px": None,
     },
     "pictures": {
         "encoder": "efficientnet_lite2", "memory": "image", "distance": False, "simulation": "paper",
