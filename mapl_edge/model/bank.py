@@ -30,17 +30,16 @@ class Bank:
 
     def __init__(self, pictures: UInt8Array, numbers: IntArray, config: TrainConfig) -> None:
         self.pictures = pictures
-        k = len(pictures)
-        rng = np.random.default_rng([config.seed, 3])
-        again = rng.choice(k, math.ceil(DISTURBED_SHARE * k), replace=False) if config.interference else np.arange(0)
-        again = again if config.memory == "patch" else again[:0]
-        disturbed = [Interference().augment(rng, pictures[i]) for i in again]
-        far = config.moved_px if config.memory == "patch" else None
-        beside = rng.choice(k, min(k, MOST_MOVED), replace=False) if far else again[:0]
-        aside = [moved(pictures[i], *rng.uniform(-far, far, 2)) for i in beside] if far else []
-        self._all = np.concatenate([pictures, np.stack(disturbed + aside)]) if disturbed or aside else pictures
+        k, none = len(pictures), np.arange(0)
+        rng, patches = np.random.default_rng([config.seed, 3]), config.memory == "patch"
+        disturbs, px = config.interference and patches, config.moved_px if config.moved_px and patches else 0.0
+        disturbed = rng.choice(k, math.ceil(DISTURBED_SHARE * k), replace=False) if disturbs else none
+        copies = [Interference().augment(rng, pictures[i]) for i in disturbed]
+        beside = rng.choice(k, min(k, MOST_MOVED), replace=False) if px else none
+        copies += [np.asarray(moved(pictures[i], *rng.uniform(-px, px, 2)), np.uint8) for i in beside]
+        self._all = np.concatenate([pictures, np.stack(copies)]) if copies else pictures
         self._n_in_place = k + len(disturbed)
-        self._sources = torch.from_numpy(np.concatenate([np.arange(k), again, beside]))
+        self._sources = torch.from_numpy(np.concatenate([np.arange(k), disturbed, beside]))
         places = pictures.shape[1] * pictures.shape[2] // 64
         self.size = k if config.memory == "image" else min(config.memory_patches, places * len(self._all))
         self._slot_of = {int(number): slot for slot, number in enumerate(numbers)}
