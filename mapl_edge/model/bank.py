@@ -76,5 +76,11 @@ class Bank:
 
 
 def _encode_all(encode: Encode, pictures: UInt8Array) -> list[Tensor]:
-    parts = [encode(pictures[i : i + 8]) for i in range(0, len(pictures), 8)]
-    return [torch.cat(level) for level in zip(*parts, strict=True)]
+    """Each level as one tensor, filled in place: parts and their sum at once would be twice as much."""
+    levels: list[Tensor] = []
+    for i in range(0, len(pictures), 8):
+        part = encode(pictures[i : i + 8])
+        levels = levels or [level.new_empty(len(pictures), *level.shape[1:]) for level in part]
+        for level, some in zip(levels, part, strict=True):
+            level[i : i + 8] = some
+    return levels

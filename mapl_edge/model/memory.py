@@ -22,6 +22,7 @@ from mapl_edge.search import CODE, NEIGHBOURS, NEVER
 
 SAMPLED = 100_000  # patches whose principal components are taken, and that k-means chooses from
 SEARCH_DIMS = 64  # of the principal components that patches are searched by
+BATCH = 8  # pictures that are described at once
 BLOCK = 64  # patches whose nearest is found first, before the nearest block: minima are faster than their places
 
 
@@ -194,7 +195,10 @@ class PatchMemory(Memory):
         with torch.no_grad():
             generator = torch.Generator().manual_seed(self.seed)
             self.place_unit.copy_(descriptors([level[:64] for level in features]).var(dim=(0, 2, 3)).sum().sqrt())
-            described = torch.cat([self._described(one) for one in _in_batches(features)])  # (N, E)
+            per_picture = features[1].shape[2] * features[1].shape[3]
+            described = torch.empty(len(sources) * per_picture, self.descriptors.shape[1])  # (N, E), filled in place
+            for one, rows in zip(_in_batches(features), torch.split(described, BATCH * per_picture), strict=True):
+                rows.copy_(self._described(one))
             some = torch.randperm(len(described), generator=generator)[:SAMPLED]
             self.mean.copy_(described[some].mean(0))
             centred = described[some] - self.mean
@@ -212,7 +216,6 @@ class PatchMemory(Memory):
             step = within[kept].abs().amax().clamp_min(1e-6) / CODE
             self.basis.copy_(turned / step)
             chosen = picked[kept]
-            per_picture = features[1].shape[2] * features[1].shape[3]
             self.descriptors.copy_(described[chosen])
             self._index()
             self.source.copy_(sources[chosen // per_picture])
@@ -350,8 +353,8 @@ def _places(x: Tensor) -> Tensor:
     return x.permute(0, 2, 3, 1).reshape(-1, x.shape[1])  # (B, C, H, W) → (B·H·W, C)
 
 
-def _in_batches(features: Sequence[Tensor], size: int = 8) -> list[list[Tensor]]:
-    return [[level[i : i + size] for level in features] for i in range(0, len(features[0]), size)]
+def _in_batches(features: Sequence[Tensor]) -> list[list[Tensor]]:
+    return [[level[i : i + BATCH] for level in features] for i in range(0, len(features[0]), BATCH)]
 
 
 def _flat(features: Sequence[Tensor]) -> Tensor:
