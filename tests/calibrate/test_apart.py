@@ -59,8 +59,8 @@ def test_limits_that_no_good_part_set_have_none(changes: dict[str, object]) -> N
 
 
 @given(st.integers(0, 2**32 - 1), st.integers(10, 200))
-def test_evenly_spread_scores_have_none(seed: int, n: int) -> None:
-    """However few: the gap would have to be half of all."""
+def test_a_gap_smaller_than_what_lies_below_it_has_none(seed: int, n: int) -> None:
+    """However few parts there are, and wherever they lie."""
     scores = np.sort(np.random.default_rng(seed).uniform(size=n))
     scores[-1] = min(scores[-1], scores[-2] + 0.4 * (scores[-2] - np.median(scores)))
 
