@@ -17,6 +17,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from safetensors.torch import load_file, save_file
 
+from mapl_edge.calibrate import limit_from_normals
 from mapl_edge.config import TrainConfig
 from mapl_edge.contract import InputContract
 from mapl_edge.dataset import BadPictures, Sample, good_samples, labelled_samples
@@ -58,6 +59,20 @@ def test_split_uses_every_picture_once(n: int, seed: int) -> None:
     assert sorted([*split.train, *split.validation, *split.calibration]) == list(range(n))
     assert min(len(split.validation), len(split.calibration)) >= 1
     assert len(split.train) >= 2
+    assert 0.17 * n - 1 <= len(split.calibration) <= 0.3 * n + 1
+
+
+@pytest.mark.parametrize(
+    ("n", "held_out", "kept", "above"),
+    [(196, 39, False, 0), (197, 59, True, 0), (309, 62, True, 0), (310, 93, True, 1), (500, 100, True, 1)],
+)
+def test_enough_are_held_out_for_the_promise_that_is_wished_for(n: int, held_out: int, kept: bool, above: int) -> None:
+    """What `calibrate` wants by default can be had of these; with fewer than 197 a fifth is held out."""
+    found = limit_from_normals(range(len(split_of(n, 0).calibration)))
+
+    assert found.n_good == held_out
+    assert (found.achieved <= found.max_false_reject) is kept
+    assert found.n_above == above
 
 
 def test_the_same_seed_gives_the_same_model(line_data: Path, checkpoint: Checkpoint) -> None:
