@@ -9,7 +9,7 @@ from typing import Any
 from mapl_edge.calibrate.limits import NormalLimit, fewest_for, limit_from_normals, upper_bound
 from mapl_edge.calibrate.tradeoff import OperatingPoint, Rule, Tradeoff
 from mapl_edge.calibration import Costs, Limits, Misses, PixelLimit, Promise, RegionFilter, percent
-from mapl_edge.errors import DataError
+from mapl_edge.errors import DataError, OptionError
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,11 +105,12 @@ def decide(good: Sequence[float], bad: Sequence[float], wish: Wish, levels: Sequ
     """Choose limits; `levels` of the good parts (`mapl_edge.regions.region_level`) give the pixel limit.
 
     Raises:
-        DataError: the scores cannot carry the wish, or the wish contradicts itself.
+        DataError: the scores cannot carry the wish.
+        OptionError: the wish is impossible, incomplete, or contradicts itself.
     """
     normal = limit_from_normals(good, wish.max_false_reject, wish.confidence)
     if wish.rule != "promise" and not bad:
-        raise DataError(f"a limit by {wish.rule} needs defective parts; give --bad FOLDER, or labels in the CSV")
+        raise OptionError(f"a limit by {wish.rule} needs defective parts; give --bad FOLDER, or labels in the CSV")
     trade = Tradeoff(good, bad, wish.confidence, wish.costs) if bad else None
     points: tuple[OperatingPoint, ...] = ()
     limit, promise = normal.limit, normal.promise
@@ -120,7 +121,7 @@ def decide(good: Sequence[float], bad: Sequence[float], wish: Wish, levels: Sequ
         if wish.costs is not None:
             by_rule["cost"] = trade.cheapest()
         if wish.rule not in by_rule:
-            raise DataError(f"a limit by {wish.rule} needs to know which; give --target-recall, or both costs")
+            raise OptionError(f"a limit by {wish.rule} needs to know which; give --target-recall, or both costs")
         chosen = by_rule.pop(wish.rule)
         points = chosen, *by_rule.values()
         limit = chosen.limit
@@ -178,7 +179,7 @@ def _review(good: Sequence[float], wish: Wish, fail: float) -> NormalLimit | Non
         return None
     review = limit_from_normals(good, wish.review_false_reject, wish.confidence)
     if wish.rule == "promise" and wish.review_false_reject <= wish.max_false_reject:
-        raise DataError(
+        raise OptionError(
             f"--review-false-reject {wish.review_false_reject:g} leaves no room for REVIEW; expected more than "
             f"--max-false-reject {wish.max_false_reject:g}"
         )

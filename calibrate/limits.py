@@ -18,7 +18,7 @@ import numpy.typing as npt
 
 from mapl_edge.arrays import Float64Array
 from mapl_edge.calibration import Promise, percent
-from mapl_edge.errors import DataError
+from mapl_edge.errors import DataError, OptionError
 
 MIN_NORMALS = 10
 LEAST_SHARE = 1e-9  # nobody has the three billion pictures that less would need
@@ -75,14 +75,15 @@ def limit_from_normals(scores: npt.ArrayLike, max_false_reject: float = 0.05, co
         confidence: between 0 and 1.
 
     Raises:
-        DataError: fewer than ten scores, one that is no number, all of them equal, or an impossible promise.
+        DataError: fewer than ten scores, one that is no number, or all of them equal.
+        OptionError: an impossible promise.
     """
     if not LEAST_SHARE <= max_false_reject < 1 or not 0 < confidence < 1:
         percents = [share / 100 if 1 < share < 100 else share for share in (max_false_reject, confidence)]
         meant = [
             f"{share:g} for {100 * share:g} %" for share in percents if share not in (max_false_reject, confidence)
         ]
-        raise DataError(
+        raise OptionError(
             f"promise of at most {max_false_reject:g} with confidence {confidence:g} is impossible; "
             f"expected both between 0 and 1{', such as ' if meant else ''}{' and '.join(meant)}"
         )

@@ -20,7 +20,7 @@ from mapl_edge.arrays import Float64Array
 from mapl_edge.bootstrap import RESAMPLES, Interval, resampled
 from mapl_edge.calibrate.limits import lower_bound, most_above, upper_bound
 from mapl_edge.calibration import Costs
-from mapl_edge.errors import DataError
+from mapl_edge.errors import DataError, OptionError
 
 Rule = Literal["promise", "f1", "recall", "cost"]
 _AT_ONCE = 50  # resamples; keeps ten thousand parts at a few MB
@@ -88,7 +88,8 @@ class Tradeoff:
         """Take finite scores of at least one part of each kind.
 
         Raises:
-            DataError: there are none of a kind, one is no number, or the costs make no sense.
+            DataError: there are none of a kind, or one is no number.
+            OptionError: the costs make no sense.
         """
         self.good, self.bad = (np.sort(np.asarray(s, np.float64).ravel()) for s in (good, bad))
         if not len(self.good) or not len(self.bad):
@@ -135,7 +136,7 @@ class Tradeoff:
     def for_recall(self, target: float) -> OperatingPoint:
         """The highest limit that finds at least `target` of defects with `confidence`; the best one if none does."""
         if not 0 < target < 1:
-            raise DataError(f"recall of {target:g} is impossible to promise; expected a number between 0 and 1")
+            raise OptionError(f"recall of {target:g} is impossible to promise; expected a number between 0 and 1")
         n_missed = max(0, most_above(len(self.bad), 1 - target, self.confidence))
         return self.at(float(np.nextafter(self.bad[n_missed], -np.inf)), "recall")
 
@@ -174,7 +175,7 @@ class Tradeoff:
     def _costs(self, tp: npt.NDArray[Any], fp: npt.NDArray[Any]) -> Float64Array:
         cost = self._cost(tp, fp)
         if cost is None:
-            raise DataError("the cheapest limit needs both costs; give --cost-miss and --cost-false-reject")
+            raise OptionError("the cheapest limit needs both costs; give --cost-miss and --cost-false-reject")
         return cost
 
     def _cost(self, tp: npt.NDArray[Any], fp: npt.NDArray[Any]) -> Float64Array | None:
@@ -209,6 +210,6 @@ def _replaced(point: OperatingPoint, **changes: Any) -> OperatingPoint:
 def _check_costs(costs: Costs) -> None:
     for name, value in (("--cost-miss", costs.miss), ("--cost-false-reject", costs.false_reject)):
         if not (math.isfinite(value) and value > 0):
-            raise DataError(f"{name} is {value:g}, expected a number above 0")
+            raise OptionError(f"{name} is {value:g}, expected a number above 0")
     if costs.defect_rate is not None and not 0 < costs.defect_rate < 1:
-        raise DataError(f"--defect-rate is {costs.defect_rate:g}, expected a share between 0 and 1")
+        raise OptionError(f"--defect-rate is {costs.defect_rate:g}, expected a share between 0 and 1")

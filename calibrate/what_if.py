@@ -14,7 +14,7 @@ from pydantic import ValidationError
 
 from mapl_edge.bundle import Bundle
 from mapl_edge.calibration import Limits
-from mapl_edge.errors import ConfigError, DataError
+from mapl_edge.errors import DataError, OptionError
 from mapl_edge.judge import judge_score
 from mapl_edge.verdict import Outcome
 
@@ -98,27 +98,27 @@ def limits_from_text(text: str, now: Limits, flag: str = "--what-if") -> Limits:
     """Limits from `fail=2.5`, `review=2` or `fail=2.5,review=2`; what is not named stays; `review=none` takes it away.
 
     Raises:
-        ConfigError: an unknown name, one given twice, no number, or review above fail.
+        OptionError: an unknown name, one given twice, no number, or review above fail.
     """
     changed: dict[str, float | None] = {"fail": now.fail, "review": now.review}
     named: set[str] = set()
     for part in text.split(","):
         name, sign, value = (piece.strip() for piece in part.partition("="))
         if not sign or name not in changed:
-            raise ConfigError(flag, [f"found {part!r}, expected fail=NUMBER or review=NUMBER"])
+            raise OptionError(f"{flag}: found {part!r}, expected fail=NUMBER or review=NUMBER")
         if name in named:
-            raise ConfigError(flag, [f"found {name} twice in {text!r}, expected it once"])
+            raise OptionError(f"{flag}: found {name} twice in {text!r}, expected it once")
         named.add(name)
         try:
             changed[name] = None if (name, value.lower()) == ("review", "none") else float(value)
             if not math.isfinite(changed[name] or 0.0):
                 raise ValueError(value)
         except ValueError as exc:
-            raise ConfigError(flag, [f"{name} is {value!r}, expected a finite number"]) from exc
+            raise OptionError(f"{flag}: {name} is {value!r}, expected a finite number") from exc
     try:
         return Limits.model_validate({**changed, "pixel": now.pixel})
     except ValidationError as exc:
-        raise ConfigError(flag, [exc.errors()[0]["msg"].removeprefix("Value error, ")]) from exc
+        raise OptionError(f"{flag}: " + exc.errors()[0]["msg"].removeprefix("Value error, ")) from exc
 
 
 def stored_verdicts(path: Path, bundle: Bundle) -> Iterator[Judged]:

@@ -3,7 +3,8 @@
 MaplEdgeError                 exit code 1
 ├─ ConfigError                3   the YAML is wrong; .mistakes lists all of them
 ├─ DataError                  4   the pictures or folders given are wrong
-│   └─ PictureError           4   one picture cannot be used; .path names it
+│   ├─ PictureError           4   one picture cannot be used; .path names it
+│   └─ OptionError            2   a value that was asked for is impossible, or one is missing
 ├─ TrainingError              4   training cannot go on
 ├─ BundleError                5   the artefact is wrong
 │   ├─ Uncalibrated           5   no threshold: run mapl-edge calibrate
@@ -57,6 +58,12 @@ class PictureError(DataError):
     def __init__(self, path: str | Path, problem: str) -> None:
         self.path, self.problem = path, problem
         super().__init__(f"{path}: {problem}")
+
+
+class OptionError(DataError):
+    """A value on the command line, or given to a function in its place, is impossible, or one is missing."""
+
+    exit_code = 2
 
 
 class TrainingError(MaplEdgeError):

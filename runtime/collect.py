@@ -19,7 +19,7 @@ import numpy as np
 from mapl_edge.arrays import UInt8Array
 from mapl_edge.camera_health import Check, Measures, fault_in, frozen, measure, reference_from_measures
 from mapl_edge.dataset import GOOD, picture_paths
-from mapl_edge.errors import DataError, OutputError, PictureError
+from mapl_edge.errors import DataError, OptionError, OutputError, PictureError
 from mapl_edge.files import files_errors, new_file
 from mapl_edge.frame import Frame
 from mapl_edge.picture import picture_from_file
@@ -71,11 +71,11 @@ def label_folder(data: Path, label: str = GOOD, split: str = "train") -> Path:
     """Where pictures with this label go: `data/train/<label>`.
 
     Raises:
-        DataError: the label is no plain name, or `data` holds pictures in another layout, which would be lost to
-            training beside a `train` folder.
+        OptionError: the label is no plain name.
+        DataError: `data` holds pictures in another layout, which would be lost to training beside a `train` folder.
     """
     if not LABEL.fullmatch(label):
-        raise DataError(f"label {label!r}: expected a plain name such as good or scratch; it becomes a folder")
+        raise OptionError(f"label {label!r}: expected a plain name such as good or scratch; it becomes a folder")
     if data.is_dir() and not (data / "train").is_dir() and not (data / "test").is_dir():
         for other in (data, data / GOOD):
             if other.is_dir() and picture_paths(other):

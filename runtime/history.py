@@ -12,7 +12,7 @@ from datetime import datetime, timedelta, timezone
 from pathlib import Path
 from typing import Any
 
-from mapl_edge.errors import BackendUnavailable, ConfigError, DataError, OutputError
+from mapl_edge.errors import BackendUnavailable, DataError, OptionError, OutputError
 from mapl_edge.files import new_file
 from mapl_edge.runtime.ledger import Ledger, alarms, ledger
 from mapl_edge.runtime.store_database import (
@@ -206,14 +206,14 @@ def since_from_text(text: str, now: datetime) -> datetime:
     """A time in UTC: `2026-11-22`, `2026-11-22T06:00`, or so long ago: `30m`, `8h`, `7d`.
 
     Raises:
-        ConfigError: it is none of these.
+        OptionError: it is none of these.
     """
     try:
         if text[-1:] in UNITS_S:
             return now - timedelta(seconds=float(text[:-1]) * UNITS_S[text[-1]])
         moment = datetime.fromisoformat(text.replace("Z", "+00:00"))
     except (ValueError, OverflowError) as exc:
-        raise ConfigError("--since", [f"found {text!r}, expected a time such as 2026-11-22T06:00, 8h or 7d"]) from exc
+        raise OptionError(f"--since: found {text!r}, expected a time such as 2026-11-22T06:00, 8h or 7d") from exc
     return moment.replace(tzinfo=timezone.utc) if moment.tzinfo is None else moment
 
 
@@ -221,13 +221,13 @@ def write_table(entries: Iterable[Entry], out: Path) -> int:
     """Write verdicts to a .csv or .parquet file; returns how many.
 
     Raises:
-        ConfigError: the file's ending is neither.
+        OptionError: the file's ending is neither.
         BackendUnavailable: .parquet without pyarrow.
         OutputError: the file exists, or the disk refuses.
     """
     writers = {".csv": _write_csv, ".parquet": _write_parquet}
     if out.suffix not in writers:
-        raise ConfigError("--export", [f"found {out.name!r}, expected a name that ends in .csv or .parquet"])
+        raise OptionError(f"--export: found {out.name!r}, expected a name that ends in .csv or .parquet")
     if out.suffix == ".parquet":
         _pyarrow()
     if out.exists():

@@ -22,7 +22,7 @@ from mapl_edge.bundle import CALIBRATION, MANIFEST, Bundle, open_bundle
 from mapl_edge.calibration import Calibration
 from mapl_edge.cli.app import people
 from mapl_edge.clock import Clock, SystemClock
-from mapl_edge.errors import BackendUnavailable, BundleError, ConfigError, ContractMismatch, Uncalibrated
+from mapl_edge.errors import BackendUnavailable, BundleError, ContractMismatch, OptionError, Uncalibrated
 from mapl_edge.files import sha256_of, write_stdout
 from mapl_edge.masks import InspectedArea, masks_from_camera
 
@@ -148,7 +148,7 @@ def numbers(text: str, separator: str, count: int, flag: str, expected: str) -> 
     """So many whole numbers from 0 between separators."""
     parts = text.split(separator)
     if len(parts) != count or not all(part.strip().isdecimal() for part in parts):
-        raise ConfigError(flag, [f"found {text!r}, expected {expected}"])
+        raise OptionError(f"{flag}: found {text!r}, expected {expected}")
     return [int(part) for part in parts]
 
 

@@ -12,7 +12,7 @@ from mapl_edge.cli.app import JsonFlag, Overwrite, SkipBad, app, people
 from mapl_edge.cli.common import bars, extra, numbers, one_of, print_json, tell_skipped
 from mapl_edge.config import TrainConfig, config_from_dict, config_from_yaml
 from mapl_edge.engine_record import Backend, Graph, Precision, engine_names
-from mapl_edge.errors import TrainingError
+from mapl_edge.errors import ConfigError, OptionError, TrainingError
 from mapl_edge.files import check_absent, new_folder
 
 
@@ -167,7 +167,10 @@ def _train_config(path: Path | None, *, size: str | None, roi: str | None, **fla
         contract["size_hw"] = numbers(size, "x", 2, "--size", "HEIGHTxWIDTH such as 256x256")
     if roi is not None:
         contract["roi_xywh"] = numbers(roi, ",", 4, "--roi", "LEFT,TOP,WIDTH,HEIGHT such as 0,0,640,480")
-    return config_from_dict({**base, "contract": contract}, TrainConfig, where=str(path or "train"))
+    try:
+        return config_from_dict({**base, "contract": contract}, TrainConfig, where="train")
+    except ConfigError as exc:  # of a flag: the file is right by itself
+        raise OptionError(str(exc)) from exc
 
 
 def _tell_cost(path: Path, record: Any) -> None:

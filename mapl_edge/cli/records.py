@@ -27,7 +27,7 @@ from mapl_edge.cli.common import (
 )
 from mapl_edge.clock import SystemClock
 from mapl_edge.config import MAX_THREADS
-from mapl_edge.errors import DataError
+from mapl_edge.errors import OptionError
 from mapl_edge.verdict import Outcome, utc_text
 
 LAST = 50  # verdicts that history shows where nobody says how many
@@ -219,7 +219,7 @@ def _baseline_told(baseline: dict[str, Any], named: Path | None) -> str:
 def _store_folder(named: Path | None) -> Path:
     folder = named or station_from_yaml(None).store.folder
     if folder is None:
-        raise DataError("which store? name its folder, or set store: in station.yaml")
+        raise OptionError("which store? name its folder, or set store: in station.yaml")
     return folder
 
 

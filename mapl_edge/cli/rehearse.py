@@ -9,7 +9,7 @@ import typer
 
 from mapl_edge.cli.app import JsonFlag, Overwrite, app, people
 from mapl_edge.cli.common import bars, extra, print_json, stop_on_signals
-from mapl_edge.errors import ConfigError, OutputError
+from mapl_edge.errors import OptionError, OutputError
 
 
 @app.command(epilog="Example: mapl-edge line --serve mjpeg --port 8080 --faults drop:0.01,unplug:100-150")
@@ -40,7 +40,7 @@ def line(
     try:
         injected = Faults.from_text(faults, seed)
     except ValueError as exc:
-        raise ConfigError("--faults", [str(exc)]) from exc
+        raise OptionError(f"--faults: {exc}") from exc
     if (serve == "folder") != (out is not None):
         raise typer.BadParameter("--out goes with --serve folder, and --serve folder needs it")
     serving = LineServing(SyntheticLine(seed, defects, (size, size)), injected, fps)

@@ -24,7 +24,7 @@ from mapl_edge.cli.common import (
 )
 from mapl_edge.config import MAX_THREADS
 from mapl_edge.engine_record import engine_names
-from mapl_edge.errors import DataError
+from mapl_edge.errors import DataError, OptionError
 from mapl_edge.quick_import import quick_import
 from mapl_edge.stages import Stages
 from mapl_edge.verdict import Outcome
@@ -155,7 +155,7 @@ def _parts(names: list[str], store: Path | None, run: str | None, camera: str | 
 
         folder = store or station_from_yaml(None).store.folder
         if folder is None:
-            raise DataError("numbers are of a store: name its folder with --store, or set store: in station.yaml")
+            raise OptionError("numbers are of a store: name its folder with --store, or set store: in station.yaml")
         with open_history(folder) as past:
             newest = list(past.entries(Wanted(last=1, camera=camera, run=run)))
             if not newest:

@@ -9,7 +9,7 @@ import pytest
 from mapl_edge.bundle import Bundle
 from mapl_edge.calibrate.what_if import Judged, limits_from_text, stored_verdicts, what_if
 from mapl_edge.calibration import Limits
-from mapl_edge.errors import ConfigError, DataError
+from mapl_edge.errors import DataError, OptionError
 from mapl_edge.verdict import Outcome
 
 NOW = Limits(fail=2.0, review=1.0)
@@ -61,7 +61,7 @@ def test_what_is_not_named_stays(text: str, expected: Limits) -> None:
 )
 def test_limits_that_are_none_are_refused(text: str, says: str) -> None:
     """One line."""
-    with pytest.raises(ConfigError, match=says):
+    with pytest.raises(OptionError, match=says):
         limits_from_text(text, NOW)
 
 
