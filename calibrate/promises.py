@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from mapl_edge.calibrate.apart import apart
 from mapl_edge.calibrate.labelled import Labelled, Part, PromiseCheck
 from mapl_edge.calibrate.page import Cell, paragraph, table
 from mapl_edge.calibrate.words import interval_words
@@ -14,12 +15,13 @@ KEPT_KINDS = {"kept": "ok", "broken": "wrong"}  # of page.Cell; all else is a no
 
 
 def promises_in_short(calibration: Calibration | None, labelled: Labelled | None) -> str:
-    """A line for each promise, and for what passes of the defects."""
+    """A line for each promise, for what passes of the defects, and for a part that sets the limit alone."""
     if calibration is None:
         return paragraph("This bundle has no thresholds yet, so nothing is promised and there is no verdict.", "note")
+    strange = apart(calibration)
+    found = "" if strange is None else paragraph(f"{strange}.", "note")
     if labelled is None:
-        return paragraph(f"Promised: {calibration.promise}. Not checked on labelled parts here.", "note")
-    found = ""
+        return found + paragraph(f"Promised: {calibration.promise}. Not checked on labelled parts here.", "note")
     for check in labelled.checks(calibration):
         found += paragraph(_check_words(check), KEPT_KINDS.get(check.state, "note"))
     missed, n_bad = len(labelled.misses), int(labelled.positive.sum())

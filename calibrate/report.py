@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any
 
+from mapl_edge.calibrate.apart import apart
 from mapl_edge.calibrate.audit import Audit
 from mapl_edge.calibrate.digest_lists import digest_lists
 from mapl_edge.calibrate.labelled import CONFIDENCE, Labelled
@@ -65,9 +66,11 @@ class Report:
                 **self.labelled.as_json(self.calibration),
                 **{name: [part.as_json() for part in getattr(self, name)] for name in shown},
             }
+        strange = None if self.calibration is None else apart(self.calibration)
         return {
             "audit": self.audit.as_json(),
             "calibration": None if self.calibration is None else self.calibration.model_dump(mode="json"),
+            "apart": strange and asdict(strange),
             "history": [version_json(one) for one in self.history],
             "labelled": labelled,
             "station": None if self.station is None else self.station.as_json(),

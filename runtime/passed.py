@@ -20,7 +20,7 @@ def passed_parts(path: Path, camera: str | None = None, last: int | None = None)
     """Read a store's folder, or a file that `run --out` wrote; with `last`, only so many of the newest.
 
     Raises:
-        DataError: it is neither, or a line is no verdict.
+        DataError: it is neither, a line is no verdict, or a file has passed parts of other cameras alone.
     """
     if path.is_dir():
         with open_history(path) as history:
@@ -33,13 +33,17 @@ def passed_parts(path: Path, camera: str | None = None, last: int | None = None)
     try:
         with path.open(encoding="utf-8") as file:
             found = (_from_line(line, f"{path} line {n}") for n, line in enumerate(file, 1) if line.strip())
-            wanted = (part for part in found if part is not None and camera in (None, part.camera))
-            yield from wanted if last is None else list(wanted)[-last:]
+            passed = [part for part in found if part is not None]
     except (OSError, UnicodeDecodeError) as exc:
         reason = getattr(exc, "strerror", None) or str(exc)
         raise DataError(
             f"{path}: cannot be read ({reason}); expected a store ({DATABASE}), or verdicts of run"
         ) from exc
+    wanted = [part for part in passed if camera in (None, part.camera)]
+    if passed and not wanted:
+        known = ", ".join(repr(name) for name in dict.fromkeys(part.camera for part in passed))
+        raise DataError(f"{path}: no part of camera {camera!r} passed, only of {known}; name one of them")
+    yield from wanted if last is None else wanted[-last:]
 
 
 def _from_line(line: str, where: str) -> Passed | None:

@@ -158,3 +158,5 @@ def test_cameras_are_not_mixed(tmp_path: Path) -> None:
 
     assert "--camera" in one_line(mapl_edge("drift", tmp_path / "v.jsonl", code=4))
     assert "in 2 passed parts" in mapl_edge("drift", tmp_path / "v.jsonl", "--camera", "left").stderr
+    unknown = one_line(mapl_edge("drift", tmp_path / "v.jsonl", "--camera", "lfet", code=4))
+    assert "no part of camera 'lfet' passed, only of 'left', 'right'; name one of them" in unknown

@@ -8,6 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from mapl_edge.calibrate import Wish, apart, decide
+from mapl_edge.calibrate.promises import promises_in_short
 from mapl_edge.calibration import Calibration, Limits
 
 
@@ -50,6 +51,12 @@ def test_one_above_the_limit_sets_none() -> None:
     assert calibration(many).promise.n_above == 1
     assert apart(calibration(many)) is None
     assert apart(calibration((8.5, *many))) is not None, "two of them"
+
+
+def test_the_report_says_so() -> None:
+    """Beside the promise that rests on it; not where nobody is alone."""
+    assert "2.png alone sets the limit" in promises_in_short(calibration(SCORES), None)
+    assert "alone sets" not in promises_in_short(calibration(SCORES[3:]), None)
 
 
 @pytest.mark.parametrize("changes", [{"rule": "own"}, {"scores": ()}, {"limits": Limits(fail=5.0)}], ids=str)
