@@ -7,7 +7,7 @@ import pytest
 from mapl_edge.bundle import Bundle
 from mapl_edge.calibrate import Wish, decide, known_verdicts, limits_from_text, set_limits, warning_of, way_back
 from mapl_edge.calibration import Calibration, Limits, PixelLimit
-from mapl_edge.errors import ConfigError
+from mapl_edge.errors import OptionError
 
 GOOD, BAD = tuple(float(i) for i in range(20)), (15.0, 30.0, 40.0)
 
@@ -102,5 +102,5 @@ def test_a_region_rejects_too() -> None:
 )
 def test_limits_that_are_no_limits_are_refused(text: str, says: str) -> None:
     """In one line that names which."""
-    with pytest.raises(ConfigError, match=says):
+    with pytest.raises(OptionError, match=says):
         limits_from_text(text, Limits(fail=3), "--set")

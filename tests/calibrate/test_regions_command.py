@@ -16,7 +16,7 @@ from mapl_edge.calibrate import limit_from_normals, promise_of_any_limit
 from mapl_edge.calibration import write_calibration
 from mapl_edge.cli import app
 from mapl_edge.dataset import good_samples
-from mapl_edge.errors import BundleError, ConfigError, ContractMismatch, MaplEdgeError
+from mapl_edge.errors import BundleError, ContractMismatch, MaplEdgeError, OptionError
 from mapl_edge.picture import picture_from_file
 from mapl_edge.runtime import FusedEngine
 from mapl_edge.runtime.inspector import look
@@ -201,7 +201,7 @@ def test_limits_that_make_no_sense_are_not_put_in_force(text: str, bundle: Bundl
 
     result = call("calibrate", bundle.path, "--set", text)
 
-    assert isinstance(result.exception, ConfigError)
+    assert isinstance(result.exception, OptionError)
     assert str(result.exception).startswith("--set: ")
     assert bundle.calibration_path.read_bytes() == before
 
