@@ -281,19 +281,16 @@ class Presence:
         else:
             part.stands += 1
         self._notice_long(part, frame.t_mono)
+        ahead, way = 0.5 - span.middle, self._way_of(part)
+        passes = part.seen >= SIGHTINGS and way != 0 and ahead * way <= AS_NEAR  # in the next frame it is no nearer
+        if passes:
+            self._way = way
         if part.triggered:
             return False
-        ahead = 0.5 - span.middle
         stands = part.stands >= STANDS and abs(ahead) <= CENTRED
         if stands or abs(ahead) <= part.nearest_by + AS_NEAR:
             part.nearest, part.nearest_by = frame, min(abs(ahead), part.nearest_by)
-        if part.seen < SIGHTINGS:
-            return False
-        way = self._way_of(part)
-        passes = way != 0 and ahead * way <= AS_NEAR  # in the next frame it is no nearer
-        if passes:
-            self._way = way
-        return passes or stands
+        return passes or (stands and part.seen >= SIGHTINGS)
 
     def _passes_unseen(self, part: _Part) -> bool:
         """Whether it must have passed the middle since it was seen last, as the belt goes."""
