@@ -126,7 +126,7 @@ def test_every_part_triggers_once_in_the_frame_nearest_to_the_middle(
 
     assert [problem for _, problem in found if problem] == []
     assert len(found) == len(parts)
-    stood = speed < STILL or any(np.ptp(path[i : i + STANDS]) <= STILL + CELL for i in range(len(path) - STANDS + 1))
+    stood = speed < STILL or any(np.ptp(path[i : i + STANDS + 1]) <= STILL + CELL for i in range(len(path) - STANDS))
     off = furthest_off(queue, [at for at, _ in found], path)
     assert off <= (CENTRED + STILL if stood else 0.0) + 3 * CELL
 
