@@ -43,10 +43,10 @@ class Batch:
     changes: dict[int, Row] = field(default_factory=dict)
 
     def followed_by(self, later: Batch) -> Batch:
-        """Both; of two verdicts for one shot the first stands."""
+        """Both, the earlier first, as they are written; of two verdicts for one shot the first stands."""
         return Batch(
-            {**later.triggers, **self.triggers},
-            {**later.verdicts, **self.verdicts},
+            {**self.triggers, **later.triggers, **self.triggers},
+            {**self.verdicts, **later.verdicts, **self.verdicts},
             self.lost + later.lost,
             self.pictures + later.pictures,
             {**self.changes, **later.changes},

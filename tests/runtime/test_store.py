@@ -9,6 +9,7 @@ import sys
 import threading
 import time
 from contextlib import closing
+from itertools import count, islice
 from pathlib import Path
 from typing import IO
 
@@ -536,6 +537,29 @@ def test_on_a_full_disk_pictures_go_and_verdicts_wait(tmp_path: Path, caplog: py
         assert len(entries(tmp_path)) == 2001
     assert caplog.text.count("verdicts wait in memory") == 1
     assert caplog.text.count("written again") == 1
+
+
+def test_what_comes_while_the_disk_refuses_stays_behind_what_came_before(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Else history and retention would take the newest for the oldest."""
+    clock, seqs = ManualClock(), count()
+    with opened(tmp_path, clock=clock) as store:
+
+        def no_picture_left(_: int) -> int:
+            """Asked by the writing thread in the middle of its attempt."""
+            answer(store, clock, next(seqs))
+            return 0
+
+        make_full(store)
+        answer(store, clock, *islice(seqs, 100))
+        monkeypatch.setattr(store._retention, "remove_pictures", no_picture_left)
+        with pytest.raises(OutputError, match="disk is full"):
+            store.flush()
+        make_room(store)
+        store.flush()
+
+        assert [seq for seq, _ in entries(tmp_path)] == list(range(next(seqs)))
 
 
 def test_verdicts_that_wait_are_few_objects(tmp_path: Path) -> None:
