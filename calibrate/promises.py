@@ -23,7 +23,7 @@ def promises_in_short(calibration: Calibration | None, labelled: Labelled | None
     if labelled is None:
         return found + paragraph(f"Promised: {calibration.promise}. Not checked on labelled parts here.", "note")
     for check in labelled.checks(calibration):
-        found += paragraph(_check_words(check), KEPT_KINDS.get(check.state, "note"))
+        found += paragraph(check_words(check), KEPT_KINDS.get(check.state, "note"))
     missed, n_bad = len(labelled.misses), int(labelled.positive.sum())
     if n_bad:
         found += paragraph(f"{missed} of {n_bad} defective parts pass.", "note" if missed else "ok")
@@ -73,7 +73,8 @@ def _promise_row(what: str, limit: float, promise: Promise) -> list[Cell]:
     ]
 
 
-def _check_words(check: PromiseCheck) -> str:
+def check_words(check: PromiseCheck) -> str:
+    """What was promised, what was seen, and whether that is the same."""
     promised = f"Promised: at most {percent(check.bound)} of good parts have a {check.what.removeprefix('a ')}"
     if check.interval is None:
         return f"{promised}. Not checked: training or calibration saw every good part given."

@@ -149,6 +149,9 @@ def test_evaluate_tells_intervals_and_measures_under_interference(bundle: Bundle
     low, high = figures["intervals"]["image_auroc"]
     assert f"{figures['image_auroc']:.4f} ({low:.3f} - {high:.3f})" in clean.stderr
     assert "under interference" in " ".join(disturbed.stderr.split())
+    assert "Promised: at most" in clean.stderr
+    assert "Promised" not in disturbed.stderr  # of disturbed parts nothing is promised
+    assert "promises" not in others
 
 
 def test_inspect_shows_what_is_looked_at_and_what_the_limit_promises(bundle: Bundle) -> None:

@@ -24,8 +24,10 @@ from mapl_edge.cli.common import (
     tell_skipped,
 )
 from mapl_edge.config import MAX_THREADS
+from mapl_edge.contract import InputContract
 from mapl_edge.engine import Engine
 from mapl_edge.engine_record import engine_names
+from mapl_edge.files import sha256_of
 
 
 @app.command(epilog="Example: mapl-edge evaluate bottle.mapl data/bottle --json")
@@ -39,15 +41,21 @@ def evaluate(
     config: ConfigOption = None,
     as_json: JsonFlag = False,
 ) -> None:
-    """Measure on labelled parts: AUROC, AP, F1-max, AUPRO, and verdicts where there is a limit."""
+    """Measure on labelled parts: AUROC, AP, F1-max, AUPRO, and where there is a limit verdicts and what it promised."""
     from mapl_edge.calibrate import evaluate as evaluate_model
+    from mapl_edge.calibrate.labelled import labelled_from_evaluation
+    from mapl_edge.calibrate.promises import check_words
     from mapl_edge.dataset import BadPictures, labelled_samples
     from mapl_edge.interference import Interference
     from mapl_edge.runtime.inspector import look
 
     samples = labelled_samples(data)
     bad = BadPictures(skip_bad)
-    engine, contract, limits, area = _engine_of(model, engine_wanted, threads, config)
+    bundle = opened_bundle(model) if (model / MANIFEST).is_file() or not model.is_dir() else None
+    calibration = calibration_or_none(bundle) if bundle else None
+    area = area_in_force(bundle, config) if bundle and calibration else None
+    engine, contract = _engine_of(model, bundle, engine_wanted, threads)
+    limits = calibration.limits if calibration else None
     try:
         with bars() as progress:
             disturb = Interference() if interference else None
@@ -71,6 +79,14 @@ def evaluate(
             "every defect scores above every good part, so bootstrap cannot tell what more pictures would show; "
             f"these prove an image_auroc of at least {bound:.3f} (95 % confidence)"
         )
+    if bundle and calibration and not interference:  # of which no promise was made
+        digests = {sample: sha256_of(sample.path) for sample in samples if sample.path.is_file()}
+        known = tuple(calibration.pictures.values())
+        labelled = labelled_from_evaluation(result, digests, bundle.manifest.trained_on, known)
+        checks = labelled.checks(calibration)
+        for check in checks:
+            people.print(check_words(check), markup=False)
+        figures["promises"] = [asdict(check) for check in checks]
     print_json(as_json, figures)
 
 
@@ -176,24 +192,17 @@ def inspect(
     )
 
 
-def _engine_of(model: Path, wanted: str, threads: int, config: Path | None) -> tuple[Engine, Any, Any, Any]:
-    """Engine, contract, limits and masks (None where there are none) of a bundle or a model folder."""
-    if (model / MANIFEST).is_file() or not model.is_dir():
+def _engine_of(model: Path, bundle: Bundle | None, wanted: str, threads: int) -> tuple[Engine, InputContract]:
+    """Engine and contract of a bundle or, where there is none, of a model folder."""
+    if bundle is not None:
         from mapl_edge.runtime.engine_choice import choose_engine
 
-        bundle = opened_bundle(model)
-        calibration = calibration_or_none(bundle)
-        limits, area = (calibration.limits, area_in_force(bundle, config)) if calibration else (None, None)
-        return (
-            choose_engine(bundle, wanted, threads, precisions=CALIBRATED, tell=people.print)[0],
-            bundle.contract,
-            limits,
-            area,
-        )
+        engine, _ = choose_engine(bundle, wanted, threads, precisions=CALIBRATED, tell=people.print)
+        return engine, bundle.contract
     with extra("train"):
         from mapl_edge.model.checkpoint import TorchEngine, checkpoint_from_folder
     checkpoint = checkpoint_from_folder(model)
-    return TorchEngine(checkpoint.detector), checkpoint.record.config.contract, None, None
+    return TorchEngine(checkpoint.detector), checkpoint.record.config.contract
 
 
 def _auroc_of_engines(bundle: Bundle, data: Path, names: list[str], threads: int, progress: Any) -> dict[str, float]:

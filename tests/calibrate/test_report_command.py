@@ -110,6 +110,7 @@ def test_the_report_has_what_an_auditor_asks(bundle: Bundle, line_data: Path, tm
     assert labelled["n_missed"] == verdicts.count((False, True))
     assert labelled["promises"][0]["bound"] == calibration.promise.achieved
     assert labelled["promises"][0]["n_good"] == 6
+    assert labelled["promises"] == expected["promises"]
     assert found["calibration"] == calibration.model_dump(mode="json")
     assert str(calibration.promise) in text
     assert audit["digest"] == bundle.digest
