@@ -97,7 +97,7 @@ class Frames:
         self._test = test[TUNED_WITH:]
         with torch.inference_mode():
             few = detector.encode(torch.from_numpy(test[:TUNED_WITH]))
-            self.samples: FloatArray = detector.memory.queries(few).flatten(0, 1).numpy()
+            self.samples: FloatArray = detector.memory.queries(few).numpy()
 
     def measure(self, searches: dict[str, Any]) -> dict[str, Measured]:
         """Every picture through encoder, search and decoder, for each index in turn."""

@@ -33,7 +33,6 @@ def split_from_detector(detector: Detector, folder: Path, pictures: UInt8Array) 
         vectors = detector.memory.vectors().numpy()
         batches = np.array_split(pictures, -(-len(pictures) // 8)) if len(pictures) else []
         queries = [detector.memory.queries(detector.encode(torch.from_numpy(batch))).numpy() for batch in batches]
-    samples = np.concatenate([few.reshape(-1, vectors.shape[1]) for few in queries]) if queries else None
-    index, summary = index_from_vectors(vectors, samples)
+    index, summary = index_from_vectors(vectors, np.concatenate(queries) if queries else None)
     write_index(index, folder / MEMORY)
     return summary

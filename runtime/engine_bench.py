@@ -160,7 +160,8 @@ def bench_growth(
     some = pictures[np.linspace(0, len(pictures) - 1, min(len(pictures), 4 * wanted)).astype(int)]
     vectors = np.concatenate([encoder.run({"image": picture[None]})["queries"][0] for picture in some])
     unseen, _ = bundle.validation()
-    samples = np.concatenate([encoder.run({"image": picture[None]})["queries"][0] for picture in unseen[:SAMPLED]])
+    some = unseen[np.linspace(0, len(unseen) - 1, min(len(unseen), SAMPLED)).astype(int)]  # good and defective ones
+    samples = np.concatenate([encoder.run({"image": picture[None]})["queries"] for picture in some])
     encoder.close()
     vectors = vectors[np.random.default_rng(0).permutation(len(vectors))]
     figures = []

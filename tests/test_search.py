@@ -40,7 +40,7 @@ def test_a_small_memory_is_searched_exactly(
     """Whatever its size and the batch's, the answer is the definition's."""
     vectors, queries = points(entries, dims, seed), points(batch * 7, dims, seed + 1)
 
-    index, summary = index_from_vectors(vectors, queries)
+    index, summary = index_from_vectors(vectors, queries.reshape(batch, 7, dims))
     found = opened(index, tmp_path_factory.mktemp("index")).search(queries.reshape(batch, 7, dims))
 
     assert (summary.index, summary.entries, summary.dims, summary.recall) == ("Flat", entries, dims, 1.0)
@@ -51,7 +51,7 @@ def test_a_small_memory_is_searched_exactly(
 
 def test_a_large_memory_is_searched_faster_and_nearly_exactly(tmp_path: Path) -> None:
     """The recall that the summary promises holds for queries that it was not measured with."""
-    vectors, samples, others = points(6000, 16, 0), points(4000, 16, 1), points(500, 16, 2)
+    vectors, samples, others = points(6000, 16, 0), points(4000, 16, 1).reshape(8, 500, 16), points(500, 16, 2)
 
     index, summary = index_from_vectors(vectors, samples)
     found = opened(index, tmp_path, entries=6000, dims=16).search(others[None])
@@ -62,10 +62,21 @@ def test_a_large_memory_is_searched_faster_and_nearly_exactly(tmp_path: Path) ->
     assert (found[0] == exact(others, vectors)).mean() >= RECALL - 0.01
 
 
+def test_the_recall_is_that_of_pictures_that_did_not_set_it() -> None:
+    """Every other picture; places of the pictures that set it would be found more often than those of the next part."""
+    vectors, samples = points(6000, 16, 0), points(4000, 16, 1).reshape(8, 500, 16)
+
+    index, summary = index_from_vectors(vectors, samples)
+    others = samples[1::2].reshape(-1, 16)
+
+    assert summary.queries == len(others)
+    assert summary.recall == (index.search(others, 1)[1][:, 0] == exact(others, vectors)).mean()
+
+
 def test_answers_depend_neither_on_threads_nor_on_the_batch(tmp_path: Path) -> None:
     """The verdict on a part must not change with the machine's other work or with what lies beside it."""
     vectors, queries = points(6000, 16, 0), points(1200, 16, 3).reshape(3, 400, 16)
-    index, _ = index_from_vectors(vectors, points(4000, 16, 1))
+    index, _ = index_from_vectors(vectors, points(4000, 16, 1).reshape(8, 500, 16))
 
     alone = opened(index, tmp_path)
     both = SearchIndex(tmp_path / "memory.faiss", threads=2)
@@ -74,9 +85,19 @@ def test_answers_depend_neither_on_threads_nor_on_the_batch(tmp_path: Path) -> N
     assert (np.concatenate([alone.search(one[None]) for one in queries]) == alone.search(queries)).all()
 
 
-@pytest.mark.parametrize("samples", [None, points(MIN_SAMPLES - 1, 8, 1), points(FLAT_UP_TO + 1, 8, 0)])
+@pytest.mark.parametrize(
+    "samples",
+    [
+        None,
+        points(MIN_SAMPLES - 2, 8, 1).reshape(2, -1, 8),
+        points(4 * MIN_SAMPLES, 8, 1)[None],
+        points(FLAT_UP_TO + 2, 8, 0)[:FLAT_UP_TO].reshape(2, -1, 8),
+    ],
+    ids=["none", "few", "one picture", "the memory's own"],
+)
 def test_without_new_queries_a_large_memory_is_searched_exactly(samples: FloatArray | None) -> None:
-    """A recall measured with nothing, with little, or with the memory itself would be a promise without ground."""
+    """A recall measured with nothing, with little, with the picture that set it, or with the memory itself would be a
+    promise without ground."""
     _, summary = index_from_vectors(points(FLAT_UP_TO + 1, 8, 0), samples)
 
     assert summary.index == "Flat"
@@ -85,9 +106,9 @@ def test_without_new_queries_a_large_memory_is_searched_exactly(samples: FloatAr
 def test_where_no_list_is_enough_the_search_stays_exact() -> None:
     """Noise in many dimensions has no neighbourhoods to look into."""
     rng = np.random.default_rng(0)
-    vectors, samples = rng.normal(size=(2500, 64)), rng.normal(size=(1500, 64))
+    vectors, samples = rng.normal(size=(FLAT_UP_TO + 1, 64)), rng.normal(size=(1500, 64))
 
-    _, summary = index_from_vectors(vectors.astype(np.float32), samples.astype(np.float32))
+    _, summary = index_from_vectors(vectors.astype(np.float32), samples.astype(np.float32).reshape(2, -1, 64))
 
     assert summary.index == "Flat"
 
