@@ -12,6 +12,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable
 from dataclasses import dataclass
+from itertools import product
 
 import cv2
 import numpy as np
@@ -31,6 +32,7 @@ LIGHTS = (0.1, 0.25, 0.5, 0.75, 0.9)  # quantiles of the cells' change in light,
 FOLLOW = 0.02  # share by which the background follows each frame where there is no part
 SURE, FAINT = 4, 2  # cells across that a part has at its widest, and everywhere
 NEAR = 0.5  # ROI lengths that a part may be from where it was expected, once the belt's way is known
+SAME_LENGTH = 2 / ALONG  # by which a part's length in sight may differ from frame to frame; in ROI lengths
 MISSES = 3  # frames that a part may be unseen
 SIGHTINGS = 2  # frames that a part is seen in before it triggers
 STILL, STANDS = 1.5 / ALONG, 20  # a part stands that moved less in so many frames ...
@@ -95,6 +97,12 @@ class _Part:
     def distance(self, span: Span) -> float:
         """From where it was expected, with the belt going on or standing; an edge outside the ROI may come into it."""
         return min(self._distance(span, by) for by in (self.speed * (1 + self.missed), 0.0))
+
+    def same_length(self, span: Span) -> bool | None:
+        """Whether it is as long as this part; None where an end was or is out of sight."""
+        if min(self.span.low, span.low) <= 0 or max(self.span.high, span.high) >= 1:
+            return None
+        return abs((span.high - span.low) - (self.span.high - self.span.low)) <= SAME_LENGTH
 
     def _distance(self, span: Span, by: float) -> float:
         low, high = self.span.low + by, self.span.high + by
@@ -227,14 +235,17 @@ class Presence:
         return [span for span, widest in spans if span.high - span.low >= least and widest >= SURE]
 
     def _follow(self, spans: list[Span], frame: Frame) -> list[Seen]:
-        pairs = [
-            (part.missed, part.distance(span), i, j)
-            for i, part in enumerate(self._parts)
-            for j, span in enumerate(spans)
-            if (part.span.middle - span.middle) * self._way <= MOVED  # no belt goes back at such a pace
-        ]
+        pairs: list[tuple[int, bool, float, int, int]] = []
+        for (i, part), (j, span) in product(enumerate(self._parts), enumerate(spans)):
+            if (part.span.middle - span.middle) * self._way > MOVED:
+                continue  # no belt goes back at such a pace
+            same = part.same_length(span)
+            if part.missed and same is False:
+                continue  # what comes after some frames without it is another one
+            # while the belt's way is not known, a part is told by its length rather than by its place
+            pairs.append((part.missed, self._way == 0 and not same, part.distance(span), i, j))
         known: dict[int, int] = {}  # number of the span → of the part
-        for _, distance, i, j in sorted(pairs):
+        for _, _, distance, i, j in sorted(pairs):
             if distance <= (NEAR if self._way else 1.0) and j not in known and i not in known.values():
                 known[j] = i
         triggers, after = [], []

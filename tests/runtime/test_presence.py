@@ -201,6 +201,8 @@ def test_a_part_that_is_lost_from_sight_at_the_middle_has_its_nearest_frame() ->
 
 @settings(max_examples=20, deadline=None)
 @given(parts=st.lists(st.tuples(LENGTHS, st.floats(0.6, 1.5)), min_size=1, max_size=5), speed=st.floats(0.3, 0.45))
+@example(parts=[(0.1875, 0.625), (0.5, 1.0)], speed=0.4375)  # the second's front is nearer to the first than it itself
+@example(parts=[(0.43, 1.36), (0.32, 1.45), (0.22, 1.29), (0.16, 0.81)], speed=0.4306)  # the last comes up behind it
 def test_on_a_fast_line_no_part_is_silent(parts: list[tuple[float, float]], speed: float) -> None:
     """Where a part is seen once or twice in all, it has its trigger or a line that says why not; none is skipped."""
     queue = queued([length for length, _ in parts], [gap for _, gap in parts])
