@@ -274,6 +274,7 @@ def test_documented_command_lines_parse(tmp_path: Path, monkeypatch: pytest.Monk
     """A reader types them as they stand in docs/results.md."""
     monkeypatch.chdir(tmp_path)
     folder_of_sets(tmp_path / "data", "bottle")
+    folder_of_sets(tmp_path / "turned", "bottle", "kolektorsdd", "magnetic_tile")
     (tmp_path / "results").mkdir()
     text = (ROOT / "docs" / "results.md").read_text(encoding="utf-8")
     names = {"accuracy": accuracy.CONTENDERS, "ablation": ablation.CONTENDERS}
