@@ -28,6 +28,7 @@ HALF_LIMIT = 3e4  # fp16 ends at 65504; on odd pictures the weighted differences
 # What runs between two convolutions in whatever type it is given.
 _BETWEEN = frozenset({"Add", "Clip", "Concat", "LeakyRelu", "MaxPool", "Relu", "Resize"})
 _SEEN = 20_000  # values of an activation that each feed adds to its range
+_EVENED = 0.5  # of how many powers of two a channel is narrower than the widest: the rest is left to the weights
 _RARE = 1e-5  # share of values that are cut at each end: a few large ones would make all steps large
 _ELEMENT_MACS = 5  # moving one activation costs a CPU about as much as so many multiplications
 
@@ -112,7 +113,9 @@ class Int8Graph:
     They become pairs of QuantizeLinear and DequantizeLinear. The first ones may stay float32: what they round goes
     through all others and into every distance, while the last ones cost next to no accuracy. What lies together needs
     no conversion in between. Weights are rounded together (`mapl_edge.export.rounding`), and biases make good what that
-    gets wrong on average.
+    gets wrong on average. Where a convolution reads several tensors at once, whose ranges may differ a hundredfold, its
+    channels are brought nearer to each other first (SmoothQuant, Xiao et al. 2023): else the steps of the widest would
+    swallow the others.
 
     Args:
         path: a fused, encoder-only or decoder-only graph in float32.
@@ -141,6 +144,7 @@ class Int8Graph:
                 "int8 needs pictures to learn the range of values from, found none; give a few dozen good ones"
             )
         self._path = path
+        self._model = _evened(_Graph(onnx.load(path), path), kept)
         graph = self._graph()
         ranges, sizes, inputs = _measured(graph, kept)
         read = {node.name: sizes[node.input[0]] for node in graph.convolutions}
@@ -171,7 +175,7 @@ class Int8Graph:
         return Quantised(len(chosen), len(self._work))
 
     def _graph(self) -> _Graph:
-        return _Graph(onnx.load(self._path), self._path)
+        return _Graph(copy.deepcopy(self._model), self._path)
 
 
 _HALF_ENDS = {"lowest": -HALF_LIMIT, "highest": HALF_LIMIT}
@@ -204,6 +208,13 @@ class _Graph:
             self.constants[name] = np.asarray(value)
             self.model.graph.initializer.append(numpy_helper.from_array(self.constants[name], name))
         return name
+
+    def showing(self, names: Iterable[str]) -> Any:
+        """A copy of the model with these tensors among its outputs."""
+        model = copy.deepcopy(self.model)
+        shown = {value.name for value in [*model.graph.input, *model.graph.output]}
+        model.graph.output.extend(onnx.ValueInfoProto(name=name) for name in names if name not in shown)
+        return model
 
     def activation(self, convolution: NodeProto) -> NodeProto | None:
         """The activation that alone reads a convolution's output."""
@@ -355,6 +366,33 @@ def _plain(name: str) -> str:
     return name.removesuffix("_dequantized")
 
 
+def _evened(graph: _Graph, feeds: Sequence[Feed]) -> Any:
+    """The same model, whose convolutions behind a Concat read channels with less unequal ranges: divided by the root of
+    how wide each is beside the widest, in powers of two, so that the answers stay the same to the last bit."""
+    joined = {name for node in graph.model.graph.node if node.op_type == "Concat" for name in node.output}
+    behind = {node.name: node for node in graph.convolutions if node.input[0] in joined}
+    if not behind:
+        return graph.model
+    names = sorted({node.input[0] for node in behind.values()})
+    widest = {name: np.zeros(1) for name in names}
+    session = _session(graph.showing(names))
+    for feed in feeds:
+        for name, values in zip(names, session.run(names, dict(feed)), strict=True):
+            widest[name] = np.maximum(widest[name], np.abs(values).max(axis=(0, 2, 3)))
+    nodes: list[NodeProto] = []
+    for node in list(graph.model.graph.node):
+        if node.name in behind:
+            source, weight = node.input[:2]
+            wide = np.maximum(widest[source], 1e-3 * widest[source].max() + 1e-12)
+            factor = np.exp2(np.round(np.log2(wide / wide.max()) * _EVENED)).astype(np.float32)
+            node.input[0], node.input[1] = f"{node.name}_evened", f"{node.name}_uneven"
+            graph.constant(node.input[1], graph.constants[weight] * factor[:, None, None])
+            by = graph.constant(f"{node.name}_factor", 1 / factor[:, None, None])
+            nodes.append(helper.make_node("Mul", [source, by], [node.input[0]], name=node.input[0]))
+        nodes.append(node)
+    return graph.rewritten(nodes)
+
+
 def _measured(
     graph: _Graph, feeds: Sequence[Feed]
 ) -> tuple[dict[str, tuple[float, float]], dict[str, int], dict[str, Inputs]]:
@@ -363,10 +401,7 @@ def _measured(
     around = {name for node in graph.convolutions for name in (node.input[0], node.output[0])}
     around |= {act.output[0] for node in graph.convolutions if (act := graph.activation(node))}
     names = sorted(around)
-    model = copy.deepcopy(graph.model)
-    shown = {value.name for value in [*model.graph.input, *model.graph.output]}
-    model.graph.output.extend(onnx.ValueInfoProto(name=name) for name in names if name not in shown)
-    session = _session(model)
+    session = _session(graph.showing(names))
     rng = np.random.default_rng(0)
     seen: dict[str, list[AnyArray]] = {name: [] for name in names}
     sizes: dict[str, int] = {}

@@ -15,7 +15,8 @@ from onnx import TensorProto, helper, numpy_helper
 
 from mapl_edge.bundle import Bundle, open_bundle
 from mapl_edge.errors import BackendError, DataError
-from mapl_edge.export.precision import Feed, Int8Graph, _Form, _Graph, _measured, _session, fp16_from_onnx
+from mapl_edge.export import precision
+from mapl_edge.export.precision import Feed, Int8Graph, _evened, _Form, _Graph, _measured, _session, fp16_from_onnx
 from mapl_edge.export.search_graph import search_in_form
 from mapl_edge.parity import parity
 from mapl_edge.runtime import FusedEngine
@@ -264,6 +265,58 @@ def test_a_convolution_that_was_spared_keeps_its_weights(tmp_path: Path) -> None
 
     expected = _session(made).run(None, pictures[0])[0]
     assert np.abs(found - expected).max() < 0.01 * expected.std()
+
+
+def test_a_wide_tensor_does_not_swallow_the_narrow_one_beside_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Differences, a hundred times as large where there is a defect, joined with features: normal parts need these."""
+    rng = np.random.default_rng(0)
+    weight = rng.normal(size=(6, 8, 3, 3)).astype(np.float32)
+    weight[:, 4:] *= 0.01
+    graph = helper.make_graph(
+        [
+            helper.make_node("Concat", ["narrow", "wide"], ["joined"], name="join", axis=1),
+            helper.make_node("Conv", ["joined", "weight", "bias"], ["map"], name="only", pads=[1] * 4),
+        ],
+        "joined",
+        [helper.make_tensor_value_info(name, TensorProto.FLOAT, [1, 4, 16, 16]) for name in ("narrow", "wide")],
+        [helper.make_tensor_value_info("map", TensorProto.FLOAT, [1, 6, 16, 16])],
+        [numpy_helper.from_array(weight, "weight"), numpy_helper.from_array(np.zeros(6, np.float32), "bias")],
+    )
+    path, made = tmp_path / "float.onnx", tmp_path / "int8.onnx"
+    onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=10), path)
+
+    def part(defect: float) -> Feed:
+        narrow, wide = (rng.uniform(size=(1, 4, 16, 16)).astype(np.float32) for _ in range(2))
+        wide[..., 5:9, 5:9] += defect
+        return {"narrow": narrow, "wide": wide}
+
+    def error(feeds: list[Feed], normal: Feed) -> float:
+        Int8Graph(path, feeds).write(made)
+        found, expected = (OnnxSession(one).run(normal)["map"] for one in (made, path))
+        return float(np.abs(found - expected).mean() / expected.std())
+
+    feeds, normal = [part(100.0), part(0.0), part(50.0)], part(0.0)
+    evened = error(feeds, normal)
+    monkeypatch.setattr(precision, "_EVENED", 0.0)
+    as_it_is = error(feeds, normal)
+
+    assert evened < 0.3 * as_it_is
+
+
+def test_evening_changes_no_answer(fused: Path, feeds: list[Feed]) -> None:
+    """Powers of two: to the last bit the same, before anything is rounded."""
+    graph = _Graph(onnx.load(fused), fused)
+    evened = _evened(graph, feeds)
+
+    factors = [numpy_helper.to_array(i) for i in evened.graph.initializer if i.name.endswith("_factor")]
+    assert len(factors) >= 3
+    assert any(factor.max() > 1 for factor in factors)
+    for ours, its in zip(
+        _session(evened).run(None, feeds[0]), _session(onnx.load(fused)).run(None, feeds[0]), strict=True
+    ):
+        np.testing.assert_array_equal(ours, its)
 
 
 def test_a_channel_without_weights_keeps_its_bias(tmp_path: Path) -> None:
