@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime, timezone
 from pathlib import Path
@@ -11,12 +11,13 @@ import cv2
 import numpy as np
 
 from mapl_edge.arrays import UInt8Array
-from mapl_edge.bundle import Bundle
+from mapl_edge.bundle import DEFECTS, Bundle
 from mapl_edge.calibrate.decision import Decision, Wish, decide
 from mapl_edge.calibrate.limits import MIN_NORMALS, NormalLimit
 from mapl_edge.calibration import (
     Calibration,
     calibration_from_file,
+    documents_of,
     history_from_file,
     write_calibration,
 )
@@ -36,10 +37,17 @@ from mapl_edge.verdict import utc_text
 
 @dataclass(frozen=True, slots=True)
 class Calibrated:
-    """What calibrating did: the decision that calibration.yaml holds now, and how many pictures training had seen."""
+    """What calibrating did.
+
+    Attributes:
+        decision: as calibration.yaml holds it now.
+        n_left_out: pictures that training had seen.
+        n_copies: pictures that are another one's copy.
+    """
 
     decision: Decision
     n_left_out: int
+    n_copies: int = 0
 
 
 def calibrate_bundle(
@@ -95,9 +103,19 @@ def calibrate_parts(
     trained_on = set(bundle.manifest.trained_on)
     digests = {sample.path: sha256_of(sample.path) for sample in (*good, *defects) if sample.path.is_file()}
     _check_labels(good, defects, digests)
+    labelled = {path.stem for path in (bundle.path / DEFECTS).glob("*")}
+    for sample in good:
+        if digests.get(sample.path) in labelled:
+            raise DataError(
+                f"{sample.path} is given as a good part, but was labelled a defect (mapl-edge teach --bad); leave it "
+                f"out, or remove it from {bundle.path / DEFECTS}"
+            )
     fresh = [sample for sample in good if digests.get(sample.path) not in trained_on]
     fresh_defects = [sample for sample in defects if digests.get(sample.path) not in trained_on]
     seen = len(good) - len(fresh)
+    n_fresh = len(fresh) + len(fresh_defects)
+    fresh, fresh_defects = _once_each(fresh, digests), _once_each(fresh_defects, digests)
+    n_copies = n_fresh - len(fresh) - len(fresh_defects)
     if seen and len(fresh) < MIN_NORMALS:
         example = next(sample.path for sample in good if sample not in fresh)
         raise DataError(
@@ -160,7 +178,13 @@ def calibrate_parts(
         ),
         bundle.calibration_path,
     )
-    return Calibrated(decision, len(good) + len(defects) - len(fresh) - len(fresh_defects))
+    return Calibrated(decision, len(good) + len(defects) - n_fresh, n_copies)
+
+
+def _once_each(samples: Sequence[Sample], digests: Mapping[Path, str]) -> list[Sample]:
+    """The first of several with the same content: copies are no further parts."""
+    first = {digests.get(sample.path, str(sample.path)): sample for sample in reversed(samples)}
+    return [sample for sample in samples if first[digests.get(sample.path, str(sample.path))] is sample]
 
 
 def _levels(marks: Iterable[Mark]) -> tuple[float, ...]:
@@ -184,14 +208,19 @@ def roll_back(bundle: Bundle, version: int) -> Calibration:
         BundleError: there is no such version, it is in force, or the file cannot be read.
         ContractMismatch: it was made for another bundle.
     """
-    path, history = bundle.calibration_path, bundle.calibration_history
-    wanted = next((one for one in reversed(history) if one.version == version), None)
-    versions = ", ".join(str(one.version) for one in history)
+    path, in_force, wanted = bundle.calibration_path, bundle.calibration, None
+    found: list[int] = []
+    for one in documents_of(path):  # the newest first; older ones, which need not be readable, are left alone
+        found.append(one.version)
+        if one.version == version:
+            wanted = one
+            break
+    versions = ", ".join(map(str, reversed(found)))
     if wanted is None:
         raise BundleError(
             f"{path}: no version {version}, found {versions}; see mapl-edge calibrate {path.parent} --show"
         )
-    if wanted is history[-1]:
+    if wanted == in_force:
         raise BundleError(f"{path}: version {version} is in force already; found {versions}")
     if wanted.model_digest != bundle.digest:
         raise ContractMismatch(
@@ -200,7 +229,7 @@ def roll_back(bundle: Bundle, version: int) -> Calibration:
         )
     again = wanted.model_copy(
         update={
-            "version": max(one.version for one in history) + 1,
+            "version": previous_version(bundle) + 1,
             "created_at": utc_text(datetime.now(timezone.utc)),
             "created_by": user_name(),
             "note": f"rollback to version {version}",

@@ -6,9 +6,9 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from mapl_edge.calibrate.limits import NormalLimit, fewest_for, limit_from_normals, upper_bound
+from mapl_edge.calibrate.limits import NormalLimit, bound_of_any_limit, fewest_for, limit_from_normals, upper_bound
 from mapl_edge.calibrate.tradeoff import OperatingPoint, Rule, Tradeoff
-from mapl_edge.calibration import Costs, Limits, Misses, PixelLimit, Promise, RegionFilter, percent
+from mapl_edge.calibration import Costs, Limits, Misses, PixelLimit, Promise, RegionFilter, at_most, percent
 from mapl_edge.errors import DataError, OptionError
 
 
@@ -63,8 +63,10 @@ class Decision:
         """As calibration.yaml keeps it."""
         if self.tradeoff is None:
             return None
-        share = self.points[0].misses
-        return Misses(n_bad=share.n, n_missed=share.events, bound=share.bound, confidence=self.tradeoff.confidence)
+        share, confidence = self.points[0].misses, self.tradeoff.confidence
+        looked = self.rule in ("f1", "cost")  # at these defects, for a limit of which no order statistic is known
+        bound = bound_of_any_limit(share.events, share.n, confidence) if looked else share.bound
+        return Misses(n_bad=share.n, n_missed=share.events, bound=bound, confidence=confidence)
 
     def lines(self) -> list[str]:
         """For people."""
@@ -72,7 +74,8 @@ class Decision:
         if self.review is not None:
             found.append(
                 f"review limit {self.review.limit:.6g}: with {self.review.n_above} good parts above it, at most "
-                f"{100 * self.review.achieved:.3g}% of good parts do not PASS"
+                f"{100 * self.review.achieved:.3g}% of good parts "
+                + ("do not PASS" if self.pixel is None else "have a score above it, those with a region beside")
             )
             if self.limits.review == self.limits.fail:
                 found.append(f"review and fail limit are the same with so few good parts; {self.review.more}")
@@ -80,7 +83,7 @@ class Decision:
             found.append(
                 f"pixel limit {self.pixel.limit:.6g}: {self.pixel.n_above} good parts have a region above it, at most "
                 f"{100 * self.pixel.achieved:.3g}% of good parts have one; score and regions together reject at most "
-                f"{100 * min(1.0, self.promise.achieved + self.pixel.achieved):.3g}%"
+                f"{100 * min(1.0, self.promise.achieved + self.pixel.achieved):.1f}%"
             )
         if self.misses is not None:
             found.append(str(self.misses))
@@ -151,7 +154,7 @@ def decide(good: Sequence[float], bad: Sequence[float], wish: Wish, levels: Sequ
 
 
 def _recall_text(target: float, misses: Misses) -> str:
-    found = percent(1 - misses.bound)
+    found = f"{100 - float(at_most(misses.bound)[:-1]):.1f}%"
     proved = f"recall: {percent(target)} wished, {found} proved ({100 * misses.confidence:g}% confidence)"
     if misses.bound <= 1 - target:
         return proved

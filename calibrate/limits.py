@@ -106,8 +106,13 @@ def limit_from_normals(scores: npt.ArrayLike, max_false_reject: float = 0.05, co
 def promise_of_any_limit(scores: Sequence[float], limit: float, confidence: float) -> Promise:
     """What a limit promises that somebody chose with a look at these scores (Dvoretzky, Kiefer, Wolfowitz, Massart)."""
     n, n_above = len(scores), sum(score > limit for score in scores)
-    bound = min(1.0, n_above / n + math.sqrt(-math.log(min(0.5, 1 - confidence)) / (2 * n)))
+    bound = bound_of_any_limit(n_above, n, confidence)
     return Promise(max_false_reject=bound, confidence=confidence, achieved=bound, n_good=n, n_above=n_above, n_needed=n)
+
+
+def bound_of_any_limit(events: int, n: int, confidence: float) -> float:
+    """Upper bound on a share of which `events` in `n` were seen, beyond a limit that was chosen with a look at them."""
+    return min(1.0, events / n + math.sqrt(-math.log(min(0.5, 1 - confidence)) / (2 * n)))
 
 
 def checked_scores(scores: npt.ArrayLike, what: str) -> Float64Array:

@@ -8,7 +8,7 @@ from typing import Any
 
 from mapl_edge.bundle import Bundle
 from mapl_edge.calibrate.calibrator import previous_version
-from mapl_edge.calibrate.limits import promise_of_any_limit, upper_bound
+from mapl_edge.calibrate.limits import bound_of_any_limit, promise_of_any_limit
 from mapl_edge.calibration import CALIBRATION_SCHEMA, Calibration, Limits, Misses, write_calibration
 from mapl_edge.errors import BundleError
 from mapl_edge.gauge import Mark, defect_marks, good_marks
@@ -55,8 +55,8 @@ def said_of(limits: Limits, confidence: float, good: Sequence[Mark], bad: Sequen
     """Limits that a person chose, and what they promise of these parts, by the names of `Calibration`'s fields."""
     scores, levels = [mark.score for mark in good], [mark.level for mark in good if mark.level is not None]
     review, pixel = limits.review, limits.pixel
-    n_missed = sum(mark.score <= limits.fail for mark in bad)
-    bound = upper_bound(n_missed, len(bad), confidence) if bad else 0
+    n_missed = sum(mark.verdict(limits) is Outcome.PASS for mark in bad)
+    bound = bound_of_any_limit(n_missed, len(bad), confidence) if bad else 0
     return {
         "limits": limits,
         "promise": promise_of_any_limit(scores, limits.fail, confidence),

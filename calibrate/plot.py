@@ -17,11 +17,13 @@ def check_plot(path: Path) -> None:
     """Told before the pictures are scored.
 
     Raises:
-        OutputError: it is no .png.
+        OutputError: it is no .png, or a folder.
         BackendUnavailable: matplotlib is missing.
     """
     if path.suffix.lower() != ".png":
         raise OutputError(f"{path}: is not named .png; choose a name that ends in .png")
+    if path.is_dir():
+        raise OutputError(f"{path}: is a folder, expected a file to write; choose another name")
     try:
         import matplotlib  # noqa: F401 - only asked whether it is there
     except ImportError as exc:

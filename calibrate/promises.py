@@ -8,7 +8,7 @@ from mapl_edge.calibrate.apart import apart
 from mapl_edge.calibrate.labelled import Labelled, Part, PromiseCheck
 from mapl_edge.calibrate.page import Cell, paragraph, table
 from mapl_edge.calibrate.words import interval_words
-from mapl_edge.calibration import Calibration, Promise, percent
+from mapl_edge.calibration import Calibration, Promise, at_most, percent
 
 KEPT_WORDS = {"kept": "kept", "undecided": "undecided", "broken": "BROKEN", "not checked": "not checked"}
 KEPT_KINDS = {"kept": "ok", "broken": "wrong"}  # of page.Cell; all else is a note
@@ -49,7 +49,7 @@ def promises(calibration: Calibration | None, labelled: Labelled | None, bundle:
     checked = [
         (
             check.what,
-            (percent(check.bound), "n"),
+            (at_most(check.bound), "n"),
             (f"{check.n_rejected} of {check.n_good}", "n"),
             (interval_words(check.interval), "n"),
             (KEPT_WORDS[check.state], KEPT_KINDS.get(check.state, "note")),
@@ -67,7 +67,7 @@ def _promise_row(what: str, limit: float, promise: Promise) -> list[Cell]:
         what,
         (f"{limit:.6g}", "n"),
         (percent(promise.max_false_reject), "n"),
-        (percent(promise.achieved), "n" if reached else "n note"),
+        (at_most(promise.achieved), "n" if reached else "n note"),
         (f"{promise.confidence:.6g}", "n"),
         (f"{promise.n_above} of {promise.n_good}", "n"),
     ]
@@ -75,7 +75,7 @@ def _promise_row(what: str, limit: float, promise: Promise) -> list[Cell]:
 
 def check_words(check: PromiseCheck) -> str:
     """What was promised, what was seen, and whether that is the same."""
-    promised = f"Promised: at most {percent(check.bound)} of good parts have a {check.what.removeprefix('a ')}"
+    promised = f"Promised: at most {at_most(check.bound)} of good parts have a {check.what.removeprefix('a ')}"
     if check.interval is None:
         return f"{promised}. Not checked: training or calibration saw every good part given."
     seen = (

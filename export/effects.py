@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass, replace
 from functools import partial
@@ -122,7 +122,9 @@ class KnownEffects:
     Args:
         known: the parts.
         marks: of before, by SHA-256.
-        taught: pictures that were taught, prepared, uint8 (N, H, W, 3): such a part is no calibration part any more.
+        taught: pictures that are taught, prepared, uint8 (N, H, W, 3). A good part among them keeps its mark of before:
+            left out, the limit would come from the others alone, as if those with the highest scores had not been.
+        taught_before: SHA-256 of those taught before, which keep theirs too.
         gauge: what counts of a reading.
         engines: of the bundle before, for parts without a mark (None where each has one), and of the new one.
     """
@@ -132,12 +134,13 @@ class KnownEffects:
         known: KnownParts,
         marks: dict[str, Mark],
         taught: UInt8Array,
+        taught_before: Collection[str],
         gauge: Gauge,
         engines: tuple[Engine | None, Engine],
     ) -> None:
         self._labelled = [*(("good", part) for part in known.good), *(("defect", part) for part in known.defects)]
-        self._look = partial(_effect_on, marks=marks, taught=taught, gauge=gauge, engines=engines)
-        self._found: list[Future[Effect | None]] = [Future() for _ in self._labelled]
+        self._look = partial(_effect_on, marks=marks, taught=taught, known=taught_before, gauge=gauge, engines=engines)
+        self._found: list[Future[Effect]] = [Future() for _ in self._labelled]
         self._left = deque(range(len(self._labelled)))
 
     def lend_a_hand(self) -> None:
@@ -160,8 +163,7 @@ class KnownEffects:
         """All effects, in the order of the parts; `progress` is called as progress(what, done, total)."""
         effects: list[tuple[Effect, Part]] = []
         for done, ((_, part), found) in enumerate(zip(self._labelled, self._found, strict=True), 1):
-            effect = found.result()
-            effects += [(effect, part)] if effect is not None else []
+            effects.append((found.result(), part))
             progress("scoring known parts", done, len(self._labelled))
         return effects
 
@@ -170,18 +172,19 @@ def _effect_on(
     labelled: tuple[str, Part],
     marks: dict[str, Mark],
     taught: UInt8Array,
+    known: Collection[str],
     gauge: Gauge,
     engines: tuple[Engine | None, Engine],
-) -> Effect | None:
+) -> Effect:
     (kind, part), (old, new) = labelled, engines
     image = picture_from_file(part.path)
     picture, picture_hw = prepare(image, gauge.contract), image.shape[:2]
-    if kind == "good" and any(np.array_equal(picture, one) for one in taught):
-        return None
     before = marks.get(part.digest)
     if before is None:
         assert old is not None, "a part without a mark"
         before = gauge(old.infer(picture), picture_hw)
+    if kind == "good" and (part.digest in known or any(np.array_equal(picture, one) for one in taught)):
+        return Effect(kind, part.name, before, before)
     return Effect(kind, part.name, before, gauge(new.infer(picture), picture_hw))
 
 

@@ -51,7 +51,7 @@ from mapl_edge.export.lessons import (
 )
 from mapl_edge.export.memory_graph import Entries, PlaceEncoder
 from mapl_edge.export.taught_reference import Reference, entries_from_seen, golden_answers, require_found
-from mapl_edge.files import sha256_of
+from mapl_edge.files import files_below, sha256_of
 from mapl_edge.gauge import Gauge, MarkedPart
 from mapl_edge.masks import InspectedArea
 from mapl_edge.parity import Parity, require_parity
@@ -150,6 +150,7 @@ def teach_good(
     images = [picture_from_file(part.path) for part in parts]
     pictures = np.stack([prepare(image, bundle.contract) for image in images])
     first_source = len([name for name in bundle.manifest.files if name.startswith("memory/")])
+    before_it = _changeable(bundle)
     with ThreadPoolExecutor(threads or WORKERS + 1) as workers, replaced(bundle) as work, ExitStack() as at_end:
         encoder = PlaceEncoder(bundle.path, bundle.manifest.memory.scope)
         seen = [encoder(picture) for picture in pictures]
@@ -171,7 +172,7 @@ def teach_good(
         before: Engine | None = None
         if any(part.digest not in marks for part in (*known.good, *known.defects)):
             before = at_end.enter_context(_opened(bundle, "fused", open_engine))
-        known_effects = KnownEffects(known, marks, pictures, gauge, (before, fused))
+        known_effects = KnownEffects(known, marks, pictures, bundle.manifest.trained_on, gauge, (before, fused))
 
         def let_go() -> None:  # where something fails, nobody waits for the rest
             known_effects.stop()
@@ -246,7 +247,7 @@ def teach_good(
             )
         if sign is not None:
             sign(made)
-        _require_unchanged(bundle)
+        _require_unchanged(bundle, before_it)
         stages.end("limits")
     stages.end("into its place")
     made = replace(made, path=bundle.path)
@@ -292,7 +293,7 @@ def teach_bad(
     now = None
     if old is not None:
         marked = {part.name: MarkedPart(part.digest, of_defects[part.digest]) for part in everything}
-        names = {name: digest for name, digest in old.defects.items() if digest not in added} | {
+        names = {name: digest for name, digest in old.defects.items() if digest not in of_defects} | {
             name: part.digest for name, part in marked.items()
         }
         note = f"{len(kept)} defects labelled"
@@ -302,7 +303,9 @@ def teach_bad(
             now = decide(old, bundle.digest, good, marked)
         else:
             unknown = {"misses": None, "defect_scores": (), "defect_levels": ()}
-            now = old.model_copy(update={**unknown, "defects": names, "created_by": user_name()})
+            written = {"created_at": utc_text(datetime.now(timezone.utc)), "created_by": user_name()}
+            now = old.model_copy(update={**unknown, **written, "defects": names})
+            note = "; ".join(filter(None, (old.note, note)))
         now = now.model_copy(update={"note": note, "version": _next_version(bundle), "engine": old.engine})
         write_calibration(now, bundle.calibration_path)
     effects = [
@@ -328,9 +331,11 @@ def undo(bundle: Bundle, *, everything: bool = False, sign: Sign | None = None) 
         raise BundleError(f"{bundle.path}: nothing was taught, so there is nothing to take off")
     off = past if everything else past[-1:]
     kept, expected = past[: -len(off)], off[0]["digest_before"]
-    if kept and (bundle.path / SIGNATURE).exists() and sign is None:
+    was_signed = (bundle.path / SIGNATURE).exists()
+    if was_signed and sign is None and (kept or not (bundle.path / BASE / SIGNATURE).exists()):
         raise BundleError(f"{bundle.path}: is signed, and would not be any more; give --sign key.pem")
     gone = {memory_name(int(index)) for one in off for index in np.unique(delta_of(bundle, one["number"])["source"])}
+    before_it = _changeable(bundle)
     with replaced(bundle, {f"{TEACH}/{one['number']:04d}{end}" for one in off for end in (".npz", ".json")}) as work:
         for name in gone:
             (work / name).unlink(missing_ok=True)
@@ -351,9 +356,9 @@ def undo(bundle: Bundle, *, everything: bool = False, sign: Sign | None = None) 
                 f"{made.digest[:12]}; install {off[0]['tools']}, or take everything off with --undo-all"
             )
         _limits_again(bundle, made, off)
-        if kept and sign is not None:
+        if sign is not None:
             sign(made)
-        _require_unchanged(bundle)
+        _require_unchanged(bundle, before_it)
     return replace(made, path=bundle.path)
 
 
@@ -407,7 +412,13 @@ def _kept_limits(calibration: Calibration, digest: str, number: int) -> Calibrat
         "promise is that of the bundle before"
     )
     return calibration.model_copy(
-        update={"model_digest": digest, "note": note, "created_by": user_name(), "baseline": {}}
+        update={
+            "model_digest": digest,
+            "note": note,
+            "created_at": utc_text(datetime.now(timezone.utc)),
+            "created_by": user_name(),
+            "baseline": {},
+        }
         | dict.fromkeys(("scores", "levels", "defect_scores", "defect_levels"), ())
     )
 
@@ -440,8 +451,15 @@ def _limits_again(bundle: Bundle, made: Bundle, off: Sequence[dict[str, Any]]) -
     write_calibration(again, made.calibration_path)
 
 
-def _require_unchanged(bundle: Bundle) -> None:
-    if sha256_of(bundle.path / MANIFEST) != bundle.digest:
+def _changeable(bundle: Bundle) -> dict[str, tuple[int, int, int]]:
+    """What the manifest does not list: limits, labelled defects, engines; each file's number, size and time."""
+    names = [name for name in files_below(bundle.path) if name not in bundle.manifest.files]
+    found = {name: (bundle.path / name).stat() for name in names if not Path(name).name.startswith(".")}
+    return {name: (file.st_ino, file.st_size, file.st_mtime_ns) for name, file in found.items()}
+
+
+def _require_unchanged(bundle: Bundle, before: dict[str, tuple[int, int, int]]) -> None:
+    if sha256_of(bundle.path / MANIFEST) != bundle.digest or _changeable(bundle) != before:
         raise BundleError(f"{bundle.path}: was changed by somebody else meanwhile; try again")
 
 

@@ -27,6 +27,7 @@ import json
 import zipfile
 from collections.abc import Mapping
 from dataclasses import dataclass
+from fnmatch import fnmatch
 from functools import cached_property
 from pathlib import Path, PurePosixPath
 from types import MappingProxyType
@@ -36,10 +37,10 @@ import numpy as np
 from pydantic import BaseModel, ConfigDict, ValidationError, field_validator
 
 from mapl_edge.arrays import BoolArray, FloatArray, UInt8Array
-from mapl_edge.calibration import Calibration, calibration_from_file, history_from_file
+from mapl_edge.calibration import UNREADABLE, Calibration, calibration_from_file, history_from_file
 from mapl_edge.contract import InputContract
 from mapl_edge.errors import BundleError, ContractMismatch, Uncalibrated
-from mapl_edge.files import files_below, sha256_of
+from mapl_edge.files import files_below, sha256_of, unfinished
 from mapl_edge.picture import picture_from_file
 
 BUNDLE_SCHEMA = 2
@@ -299,7 +300,10 @@ def write_manifest(folder: Path, known: Mapping[str, str] = MappingProxyType({})
 def _files_in(folder: Path) -> set[str]:
     """What the manifest must list: all but itself, its seal and signature, and what may change."""
     files = {name for name in files_below(folder) if not name.startswith((f"{ENGINES}/", f"{DEFECTS}/"))}
-    return files - {MANIFEST, SEAL, SIGNATURE, CALIBRATION}
+    changing = (SIGNATURE, CALIBRATION)  # also while somebody writes them, or was killed in the middle
+    written = {name for name in files if any(fnmatch(name, unfinished(each)) for each in changing)}
+    aside = {name for name in files if fnmatch(name, UNREADABLE)}
+    return files - written - aside - {MANIFEST, SEAL, *changing}
 
 
 def _pictures(folder: Path, names: list[str]) -> UInt8Array:

@@ -6,8 +6,11 @@ were written, byte for byte. So nothing is ever taken out of the history, and a 
 
 from __future__ import annotations
 
+import math
+import shutil
 from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import count
 from pathlib import Path
 from typing import Annotated
 
@@ -16,9 +19,10 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 
 from mapl_edge.camera_health import CameraReference
 from mapl_edge.errors import BundleError
-from mapl_edge.files import new_file
+from mapl_edge.files import files_errors, new_file
 from mapl_edge.place import PlaceReference
 
+UNREADABLE = "calibration.yaml.unreadable-*"  # what nobody could read when limits were set anew
 CALIBRATION_SCHEMA = 4  # raised with every key: a version that does not know one says so, and not that it is wrong
 _LOADER = getattr(yaml, "CSafeLoader", yaml.SafeLoader)  # in C ten times as fast; some builds lack it
 _DUMPER = getattr(yaml, "CSafeDumper", yaml.SafeDumper)
@@ -77,7 +81,7 @@ class Promise(BaseModel):
 
     def __str__(self) -> str:
         kept = (
-            f"with {self.n_good} good parts and {self.n_above} above the limit, at most {percent(self.achieved)} of "
+            f"with {self.n_good} good parts and {self.n_above} above the limit, at most {at_most(self.achieved)} of "
             f"good parts are rejected ({100 * self.confidence:g}% confidence)"
         )
         if self.achieved <= self.max_false_reject:
@@ -98,7 +102,7 @@ class Misses(BaseModel):
 
     def __str__(self) -> str:
         return (
-            f"{self.n_missed} of {self.n_bad} defects pass, at most {percent(self.bound)} of such defects "
+            f"{self.n_missed} of {self.n_bad} defects pass, at most {at_most(self.bound)} of such defects "
             f"({100 * self.confidence:g}% confidence)"
         )
 
@@ -192,6 +196,12 @@ def _precision(engine: str) -> str:
     return engine.partition("-")[2].partition("-")[0]
 
 
+def at_most(bound: float) -> str:
+    """An upper bound for people, never less than it is: 5.1% for 0.05033."""
+    digits = 1 if bound >= 0.001 else 1 - math.floor(math.log10(100 * bound)) if bound > 0 else 1
+    return percent(math.ceil(100 * bound * 10**digits - 1e-6) / 10**digits / 100)
+
+
 def percent(share: float) -> str:
     """A share for people: 4.9%, and 0.05% rather than 0.1%."""
     return f"{share:.1%}" if share >= 0.001 else f"{100 * share:.2g}%"
@@ -203,7 +213,7 @@ def calibration_from_file(path: Path) -> Calibration:
     Raises:
         BundleError: it is not YAML, of a newer schema, or a value is wrong.
     """
-    return next(_documents(path))
+    return next(documents_of(path))
 
 
 def history_from_file(path: Path) -> tuple[Calibration, ...]:
@@ -212,11 +222,11 @@ def history_from_file(path: Path) -> tuple[Calibration, ...]:
     Raises:
         BundleError: as `calibration_from_file`, also where an older one cannot be read.
     """
-    return tuple(_documents(path))[::-1]
+    return tuple(documents_of(path))[::-1]
 
 
-def _documents(path: Path) -> Iterator[Calibration]:
-    """Read one after the other, each only when it is asked for: a history does not slow a station's start."""
+def documents_of(path: Path) -> Iterator[Calibration]:
+    """The newest first, each read only when it is asked for: a history does not slow a station's start."""
     try:
         found = False
         for content in yaml.load_all(path.read_text(encoding="utf-8"), _LOADER):
@@ -242,7 +252,10 @@ def _documents(path: Path) -> Iterator[Calibration]:
 def write_calibration(calibration: Calibration, path: Path) -> None:
     """Put a calibration in force, before those that are in calibration.yaml already; whole or not at all.
 
-    A file whose first document nobody can read is replaced.
+    A file whose first document nobody can read is put aside first, as `UNREADABLE` with a number.
+
+    Raises:
+        OutputError: the disk refuses.
     """
     content = calibration.model_dump(mode="json") | {"schema_version": CALIBRATION_SCHEMA}
     text = HEADER + yaml.dump(content, Dumper=_DUMPER, sort_keys=False, allow_unicode=True)
@@ -251,7 +264,15 @@ def write_calibration(calibration: Calibration, path: Path) -> None:
         older = path.read_text(encoding="utf-8")
     except BundleError:
         older = ""
+        _put_aside(path)
     if older:
         older = older if older.startswith("---") else f"---\n{older}"
     with new_file(path, overwrite=True) as work:
         work.write_text(text + older, encoding="utf-8")
+
+
+def _put_aside(path: Path) -> None:
+    numbers = (path.with_name(UNREADABLE.replace("*", str(number))) for number in count(1))
+    with files_errors(path):
+        if path.exists():
+            shutil.copyfile(path, next(other for other in numbers if not other.exists()))

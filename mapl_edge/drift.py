@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
+from itertools import zip_longest
 from typing import Any
 
 from mapl_edge.calibration import Calibration
@@ -131,12 +132,15 @@ class Drift:
 
 
 def passed_baseline(calibration: Calibration) -> dict[str, tuple[float, ...]]:
-    """The statistics of the good parts whose score lies below the limit for PASS.
+    """The statistics of the good parts that lie below the limits for PASS, of score and of regions.
 
-    The limit is mostly one of these scores; that part is left out, since no part that passes later lies at it.
+    A limit is mostly one of these values; that part is left out, since no part that passes later lies at it.
     """
     limits = calibration.limits
     limit = limits.fail if limits.review is None else limits.review
-    kept = [i for i, score in enumerate(calibration.scores) if score < limit]
+    levels = calibration.levels if limits.pixel is not None else ()
+    bound = math.inf if limits.pixel is None else limits.pixel.limit
+    pairs = zip_longest(calibration.scores, levels, fillvalue=-math.inf)  # levels: one each, or none
+    kept = [i for i, (score, level) in enumerate(pairs) if score < limit and level < bound]
     columns = {"score": calibration.scores, **calibration.baseline}
     return {name: tuple(column[i] for i in kept) for name, column in columns.items()}

@@ -15,11 +15,12 @@ import sys
 import tempfile
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from mapl_edge.errors import OutputError
 
+LEFT_S = 86400.0  # so long nobody writes one file
 DEAD_AFTER_S = 1.0  # a folder under construction is held long before
 
 
@@ -83,9 +84,16 @@ def remove_leftovers(folder: Path, name: str | None = None) -> None:
         os.close(handle)
 
 
+def unfinished(name: str) -> str:
+    """What `new_file` calls a file of this name while it is written: a pattern, as for a shell."""
+    return f".{glob.escape(name)}.????????.partial{glob.escape(Path(name).suffix)}"
+
+
 @contextmanager
 def new_file(out: Path, *, overwrite: bool = False) -> Iterator[Path]:
     """Yield a path beside `out` to write to; on leaving without an error it becomes `out` in one rename.
+
+    What was left a day ago by a process that was killed is removed.
 
     Raises:
         OutputError: `out` exists (and `overwrite` is false), or the disk refuses.
@@ -96,6 +104,10 @@ def new_file(out: Path, *, overwrite: bool = False) -> Iterator[Path]:
         handle, name = tempfile.mkstemp(prefix=f".{out.name}.", suffix=f".partial{out.suffix}", dir=out.parent)
         os.close(handle)
         work = Path(name)
+        for left in out.parent.glob(unfinished(out.name)):
+            with suppress(OSError):  # another one removes it too
+                if time.time() - left.stat().st_mtime > LEFT_S:
+                    left.unlink()
         try:
             work.chmod(0o644)
             yield work

@@ -151,7 +151,22 @@ def test_missing_file_is_named(name: str, part: Path) -> None:
         open_bundle(part)
 
 
-@pytest.mark.parametrize("name", ["notes.txt", "memory/02.jpg", ".hidden", "deep/manifest.json"])
+def test_limits_that_are_being_written_are_in_nobodys_way(calibrated: Path, tmp_path: Path) -> None:
+    """A station may start just then; and a kill there leaves a bundle that opens."""
+    bundle = Path(shutil.copytree(calibrated, tmp_path / "part.mapl"))
+    for name in (
+        ".calibration.yaml.ab12_xyz.partial.yaml",
+        ".manifest.sig.ab12_xyz.partial.sig",
+        "calibration.yaml.unreadable-1",
+    ):
+        (bundle / name).write_text("half of it")
+
+    assert open_bundle(bundle).calibration.version == 1
+
+
+@pytest.mark.parametrize(
+    "name", ["notes.txt", ".model.onnx.ab12_xyz.partial.onnx", "memory/02.jpg", ".hidden", "deep/manifest.json"]
+)
 def test_file_that_is_not_listed_is_named(name: str, part: Path) -> None:
     """Nothing travels along that the manifest does not vouch for."""
     (part / name).parent.mkdir(exist_ok=True)

@@ -14,6 +14,7 @@ from mapl_edge.calibration import (
     Calibration,
     Limits,
     Promise,
+    at_most,
     calibration_from_file,
     history_from_file,
     write_calibration,
@@ -109,6 +110,20 @@ def test_a_broken_history_does_not_stop_a_station(tmp_path: Path) -> None:
     with pytest.raises(BundleError, match="cannot be read"):
         history_from_file(path)
     assert path.read_text().endswith("limits: {fail: ")
+
+
+@pytest.mark.parametrize("broken", ["schema_version: 99\n", "limits: {fail: "], ids=["newer", "typo"])
+def test_limits_that_nobody_can_read_are_put_aside(broken: str, tmp_path: Path) -> None:
+    """With all that stands behind them: nothing is taken out of a history, only the file is another one."""
+    path = tmp_path / "calibration.yaml"
+    for version in (1, 2):
+        path.write_text(broken + "---\n" + (path.read_text() if path.exists() else ""))
+        before = path.read_text()
+
+        write_calibration(calibration(version=version), path)
+
+        assert calibration_from_file(path).version == version
+        assert (tmp_path / f"calibration.yaml.unreadable-{version}").read_text() == before
 
 
 def test_a_long_history_does_not_slow_the_start(tmp_path: Path) -> None:
@@ -271,3 +286,20 @@ def test_a_file_of_the_third_schema_is_read_on_and_written_as_this_one(keys: tup
 def test_only_another_precision_is_worth_a_note(calibrated_with: str, runs: str, told: bool) -> None:
     """Engines of one precision agree within the parity gate; files of schema 1 do not say."""
     assert bool(calibration(engine=calibrated_with).note_on(runs)) == told
+
+
+@pytest.mark.parametrize(
+    ("bound", "told"),
+    [
+        (0.0504, "5.1%"),
+        (0.05, "5.0%"),
+        (0.04871, "4.9%"),
+        (0.0115, "1.2%"),
+        (0.000311, "0.032%"),
+        (1.0, "100.0%"),
+        (0.0, "0%"),
+    ],
+)
+def test_a_bound_is_never_told_lower_than_it_is(bound: float, told: str) -> None:
+    """With 58 good parts it is above 5 %, and says so."""
+    assert at_most(bound) == told

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from mapl_edge.calibration import Calibration, Limits
+from mapl_edge.calibration import Calibration, Limits, PixelLimit
 from mapl_edge.charts import Chart
 from mapl_edge.drift import Drift, passed_baseline
 from mapl_edge.errors import DataError
@@ -83,6 +83,11 @@ def test_the_baseline_is_of_parts_below_the_limit_for_pass() -> None:
 
     assert passed_baseline(calibration(good, 3.0))["brightness"] == (0.0, 1.0, 2.0)
     assert passed_baseline(calibration(good, 3.0, 1.0))["score"] == (0.0,)
+    pixel = PixelLimit(limit=0.5)
+    with_regions = calibration(good, 3.0).model_copy(
+        update={"limits": Limits(fail=3.0, pixel=pixel), "levels": (0.1, 0.7, 0.2, 0.3, 0.4)}
+    )
+    assert passed_baseline(with_regions)["score"] == (0.0, 2.0)  # a region fails the second
 
 
 @pytest.mark.parametrize("name", STATISTICS)

@@ -14,7 +14,16 @@ from typing import Any
 import pytest
 
 from mapl_edge.errors import OutputError
-from mapl_edge.files import _exchange, check_absent, files_below, new_file, new_folder, remove_leftovers, sha256_of
+from mapl_edge.files import (
+    LEFT_S,
+    _exchange,
+    check_absent,
+    files_below,
+    new_file,
+    new_folder,
+    remove_leftovers,
+    sha256_of,
+)
 
 MARKER = "a.txt"
 AS_ROOT = hasattr(os, "geteuid") and os.geteuid() == 0
@@ -404,3 +413,20 @@ def test_files_below_are_those_that_rglob_finds(tmp_path: Path) -> None:
     assert found == sorted(
         path.relative_to(tmp_path / "in").as_posix() for path in (tmp_path / "in").rglob("*") if path.is_file()
     )
+
+
+def test_half_a_file_that_a_kill_left_goes_a_day_later(tmp_path: Path) -> None:
+    """What is younger may be somebody else's, who is writing it."""
+    old, young, other = (
+        tmp_path / f".{name}"
+        for name in ("a.yaml.ab12_xyz.partial.yaml", "a.yaml.ab12_xy2.partial.yaml", "b.yaml.ab12_xyz.partial.yaml")
+    )
+    for path in (old, young, other):
+        path.write_text("half")
+    for path in (old, other):
+        os.utime(path, (0, path.stat().st_mtime - LEFT_S - 1))
+
+    with new_file(tmp_path / "a.yaml") as work:
+        work.write_text("whole")
+
+    assert [path.exists() for path in (old, young, other)] == [False, True, True]

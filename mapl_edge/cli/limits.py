@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import asdict
 from functools import partial
 from pathlib import Path
@@ -10,8 +11,8 @@ from typing import Annotated, Any
 import typer
 from rich.table import Table
 
-from mapl_edge.bundle import open_bundle
-from mapl_edge.calibration import RegionFilter
+from mapl_edge.bundle import DEFECTS, Bundle, open_bundle
+from mapl_edge.calibration import Calibration, RegionFilter, documents_of
 from mapl_edge.cli.app import CALIBRATED, ConfigOption, EngineOption, JsonFlag, SkipBad, app, people
 from mapl_edge.cli.common import (
     area_in_force,
@@ -25,12 +26,13 @@ from mapl_edge.cli.common import (
     tell_skipped,
 )
 from mapl_edge.config import MAX_THREADS
-from mapl_edge.errors import BackendUnavailable, OutputError
+from mapl_edge.errors import BackendUnavailable, BundleError, ContractMismatch, OptionError, OutputError
 from mapl_edge.masks import masks_from_camera
 
 
 @app.command(epilog="Example: mapl-edge calibrate bottle.mapl --good data/bottle/train/good")
 def calibrate(
+    context: typer.Context,
     bundle: Annotated[Path | None, typer.Argument(help="Bundle to set the limits of; none with --scores.")] = None,
     good: Annotated[
         list[Path] | None, typer.Option(help="Good parts; those that training saw are left out; again for more.")
@@ -97,11 +99,14 @@ def calibrate(
             raise typer.BadParameter(
                 "give a bundle and either --show, --rollback N, --set LIMITS, or --what-if LIMITS --over PATH"
             )
+        _refuse_others(context)
         if what_if is not None and over is not None:
             return _what_if(bundle, what_if, over, engine_wanted, threads, skip_bad, config, as_json)
         if set_to is not None:
             return _set(bundle, set_to, as_json)
         return _history(bundle, rollback, as_json)
+    if not all(map(math.isfinite, (min_area_px, min_length_px, min_width_px))):
+        raise OptionError("--min-area-px, --min-length-px and --min-width-px take numbers of pixels")
     shape = RegionFilter(min_area_px=min_area_px, min_length_px=min_length_px, min_width_px=min_width_px)
     if not regions and shape != RegionFilter():
         raise typer.BadParameter("--min-area-px, --min-length-px and --min-width-px shape --regions: give it too")
@@ -119,6 +124,8 @@ def calibrate(
         _tell_decision(scores, decision, plot)
         people.print(decision.normal.more)
         return print_json(as_json, {"scores": str(scores), **decision.as_json(), "n_bad": len(found.bad)})
+    if plot is not None and not bad:
+        raise typer.BadParameter("--plot draws what limits do to defects too: give --bad FOLDER with it")
     if bundle is None or not good:
         raise typer.BadParameter("give a bundle and --good, a folder of good parts; or --scores, a CSV file")
     opened, tell = opened_bundle(bundle), partial(people.print, markup=False)
@@ -126,7 +133,7 @@ def calibrate(
         check_good_by_name(folder)
     parts = samples_of(good, good_samples), samples_of(bad or [], partial(bad_samples, tell=tell))
     unusable = BadPictures(skip_bad)
-    before = calibration_or_none(opened)
+    before = _replaced(opened)
     masks = masks_from_camera(station_from_yaml(config).camera)
     engine, proof = choose_engine(opened, engine_wanted, threads, precisions=CALIBRATED, tell=people.print)
     with engine, bars() as progress:
@@ -138,10 +145,14 @@ def calibrate(
         people.print("with the masks of the station file: the score is the masked map's")
     if done.n_left_out:
         people.print(f"left out {done.n_left_out} pictures that training saw")
-    if before is not None and before.defects and not parts[1]:
-        people.print(f"the {len(before.defects)} defects of version {before.version} are no longer known")
+    if done.n_copies:
+        people.print(f"left out {done.n_copies} copies: a picture counts once, under whatever names it lies there")
+    kept = {path.stem for path in (bundle / DEFECTS).glob("*")}
+    lost = set(before.defects.values()) - kept if before is not None and not parts[1] else set()
+    if before is not None and lost:
+        people.print(f"{len(lost)} defects of version {before.version} are no longer known")
     beside = bundle.resolve().with_suffix(".tradeoff.png") if bad else None
-    _tell_decision(bundle, done.decision, plot or beside, required=plot is not None)
+    _tell_decision(bundle, done.decision, plot or beside, required=False)  # the limits are in force by now
     strange = apart(open_bundle(bundle).calibration)
     if strange is not None:
         people.print(f"WARNING: {strange}", markup=False)
@@ -151,8 +162,32 @@ def calibrate(
             f"to go back: mapl-edge calibrate {bundle} --rollback {before.version}",
             markup=False,
         )
-    told = {"n_left_out": done.n_left_out, "apart": strange and asdict(strange)}
+    told = {"n_left_out": done.n_left_out, "n_copies": done.n_copies, "apart": strange and asdict(strange)}
     return print_json(as_json, {"bundle": str(bundle), **done.decision.as_json(), **told})
+
+
+def _refuse_others(context: typer.Context) -> None:
+    """Options of calibrating say nothing beside --show, --rollback, --set or --what-if."""
+    alone = {"bundle", "show", "rollback", "what_if", "set_to", "over"}
+    known = alone | {"engine_wanted", "threads", "skip_bad", "config", "as_json"}  # how, not what
+    given = {parameter.name: parameter.opts[0] for parameter in context.command.params if parameter.name}
+    others = [
+        option
+        for name, option in given.items()
+        if name not in known and getattr(context.get_parameter_source(name), "name", "") == "COMMANDLINE"
+    ]
+    if others:
+        raise typer.BadParameter(f"{', '.join(others)} would do nothing here; leave it out")
+
+
+def _replaced(bundle: Bundle) -> Calibration | None:
+    """What is in force now; None where nothing is, or nothing that can be used: new limits are the way out."""
+    try:
+        found: Calibration | None = calibration_or_none(bundle)
+    except (BundleError, ContractMismatch) as exc:
+        people.print(f"the limits that were there are replaced: {exc}", markup=False)
+        return None
+    return found
 
 
 def _history(path: Path, rollback: int | None, as_json: bool) -> None:
@@ -161,7 +196,7 @@ def _history(path: Path, rollback: int | None, as_json: bool) -> None:
     if rollback is not None:
         now = roll_back(opened_bundle(path), rollback)
         people.print(f"{path}: version {now.version} is in force, limit {now.limits.fail:.6g} ({now.note})")
-    history = open_bundle(path).calibration_history
+    history = _readable(open_bundle(path))
     table = Table(
         "version", "when", "by", "fail", "review", "pixel", "promise", "from", title=f"{path}: the last is in force"
     )
@@ -179,6 +214,19 @@ def _history(path: Path, rollback: int | None, as_json: bool) -> None:
         )
     print_wide(table)
     print_json(as_json, {"bundle": str(path), "history": [one.model_dump(mode="json") for one in history]})
+
+
+def _readable(bundle: Bundle) -> list[Calibration]:
+    """Every version, oldest first, down to one that nobody can read; at least the one in force."""
+    found: list[Calibration] = []
+    try:
+        for one in documents_of(bundle.calibration_path):
+            found.append(one if found else bundle.calibration)  # which is of this bundle, or refused
+    except BundleError as exc:
+        if not found:
+            raise
+        people.print(f"older versions: {exc}", markup=False)
+    return found[::-1]
 
 
 def _set(path: Path, text: str, as_json: bool) -> None:

@@ -71,8 +71,8 @@ def evaluate(
     for name, interval in figures["intervals"].items():
         table.add_row(name, "{:.4f} ({:.3f} - {:.3f})".format(figures[name], *interval) if interval else "-")
     if limits is not None:
-        table.add_row("good parts rejected", f"{result.n_false_rejects} of {result.n_good}")
-        table.add_row("defects missed", f"{result.n_missed} of {result.n_bad}")
+        table.add_row("good parts that do not PASS", f"{result.n_false_rejects} of {result.n_good}")
+        table.add_row("defects that PASS", f"{result.n_missed} of {result.n_bad}")
     print_wide(table)
     if (bound := result.image_auroc_at_least) is not None:
         people.print(

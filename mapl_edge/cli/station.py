@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from mapl_edge.calibration import percent
+from mapl_edge.calibration import at_most, percent
 from mapl_edge.config import MAX_THREADS, CameraConfig, PresenceConfig, StationConfig, TriggerConfig
 from mapl_edge.errors import OutputError
 from mapl_edge.masks import InspectedArea
@@ -246,7 +246,7 @@ def _tell_bundle(loaded: Loaded, which: str) -> None:
     calibration = loaded.calibration
     people.print(f"{which}limit {calibration.limits.fail:.6g}: {calibration.promise}", markup=False)
     if calibration.pixel_promise is not None and calibration.limits.pixel is not None:
-        shown = f"{percent(calibration.pixel_promise.achieved)} of good parts have a region above it"
+        shown = f"{at_most(calibration.pixel_promise.achieved)} of good parts have a region above it"
         people.print(f"{which}pixel limit {calibration.limits.pixel.limit:.6g}: at most {shown}", markup=False)
     if note := calibration.note_on(loaded.proof.engine):
         people.print(note)

@@ -278,6 +278,86 @@ def test_a_calibration_of_another_bundle_is_not_shown_or_rolled_back(bundle: Bun
     assert bundle.calibration_path.read_bytes() == before
 
 
+@pytest.mark.parametrize("how", ["another bundle's", "newer", "typo"])
+def test_limits_that_cannot_be_used_are_calibrated_anew(how: str, bundle: Bundle, calibration_data: Path) -> None:
+    """It is what every message about them advises."""
+    path = bundle.calibration_path
+    if how == "another bundle's":
+        other = open_bundle(bundle.path).calibration.model_copy(update={"model_digest": "f" * 64, "version": 2})
+        write_calibration(other, path)
+    else:
+        broken = "schema_version: 99" if how == "newer" else "limits: {fail: "
+        path.write_text(f"{broken}\n---\n{path.read_text()}")
+
+    result = calibrate(bundle.path, "--good", calibration_data)
+
+    assert result.exit_code == 0, (result.stderr, result.exception)
+    assert "the limits that were there are replaced:" in result.stderr
+    assert open_bundle(bundle.path).calibration.promise.n_good == 20
+    assert bundle.path.joinpath("calibration.yaml.unreadable-1").exists() == (how != "another bundle's")
+
+
+def test_a_sound_version_comes_back_though_an_older_one_is_broken(bundle: Bundle) -> None:
+    """Nobody needs that one."""
+    mine = open_bundle(bundle.path).calibration
+    path = bundle.calibration_path
+    path.write_text(path.read_text() + "---\nlimits: {fail: ")
+    write_calibration(mine.model_copy(update={"version": 2, "note": "later"}), path)
+
+    assert calibrate(bundle.path, "--rollback", 1).exit_code == 0
+    assert open_bundle(bundle.path).calibration.note == "rollback to version 1"
+
+
+def test_a_picture_counts_once(bundle: Bundle, calibration_data: Path, tmp_path: Path) -> None:
+    """Under whatever names it lies there: copies would promise what so few parts cannot."""
+    twice = Path(shutil.copytree(calibration_data, tmp_path / "twice"))
+    for path in list(twice.rglob("*.png")):
+        shutil.copyfile(path, path.with_name(f"copy of {path.name}"))
+
+    result = calibrate(bundle.path, "--good", twice)
+
+    assert "left out 20 copies" in result.stderr
+    assert open_bundle(bundle.path).calibration.promise.n_good == 20
+
+
+def test_a_part_that_was_labelled_a_defect_is_no_good_part(bundle: Bundle, calibration_data: Path) -> None:
+    """Whoever mixes them up hears of it, and the limits stay."""
+    picture = sorted(calibration_data.rglob("*.png"))[0]
+    defects = bundle.path / "defects"
+    defects.mkdir()
+    shutil.copyfile(picture, defects / f"{sha256_of(picture)}.png")
+    before = bundle.calibration_path.read_bytes()
+
+    result = calibrate(bundle.path, "--good", calibration_data)
+
+    assert isinstance(result.exception, DataError)
+    assert f"{picture} is given as a good part, but was labelled a defect" in str(result.exception)
+    assert bundle.calibration_path.read_bytes() == before
+
+
+@pytest.mark.parametrize(
+    ("flags", "says"),
+    [
+        (["--good", "x", "--plot", "a.png"], "give --bad FOLDER"),
+        (
+            ["--set", "fail=2", "--regions", "--max-false-reject", "0.1"],
+            "--max-false-reject, --regions would do nothing",
+        ),
+        (["--show", "--f1-max"], "--f1-max would do nothing"),
+    ],
+    ids=str,
+)
+def test_an_option_that_would_do_nothing_is_refused(flags: list[str], says: str, bundle: Bundle) -> None:
+    """Before anything is written."""
+    before = bundle.calibration_path.read_bytes()
+
+    result = calibrate(bundle.path, *flags)
+
+    assert result.exit_code == 2
+    assert says in " ".join(result.stderr.replace("│", " ").split())
+    assert bundle.calibration_path.read_bytes() == before
+
+
 def test_only_versions_that_are_there_come_back(bundle: Bundle) -> None:
     """Told with those that are; one of another bundle stays where it is."""
     mine = open_bundle(bundle.path).calibration

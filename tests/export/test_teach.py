@@ -21,7 +21,8 @@ from mapl_edge.arrays import UInt8Array
 from mapl_edge.bundle import Bundle, open_bundle
 from mapl_edge.calibrate import Wish, calibrate_bundle, calibrate_parts
 from mapl_edge.calibrate.again import calibration_again
-from mapl_edge.calibration import Calibration, Costs, RegionFilter
+from mapl_edge.calibrate.own_limits import set_limits
+from mapl_edge.calibration import Calibration, Costs, Limits, RegionFilter
 from mapl_edge.dataset import bad_samples, good_samples, picture_paths
 from mapl_edge.engine import Reading
 from mapl_edge.engine_record import plain_engine
@@ -265,6 +266,43 @@ def test_limits_come_from_new_scores_of_the_same_parts(
     assert now.calibration.scores != old.scores
 
 
+def test_a_calibration_part_that_is_taught_keeps_its_score(
+    bundle: Bundle, calibration_data: Path, teach: Callable[..., Taught]
+) -> None:
+    """Also when another one is taught later: of the rest alone the limit would promise what it cannot keep."""
+    old = bundle.calibration
+    ranked = [name for _, name in sorted(zip(old.scores, old.pictures, strict=True))]
+    highest, next_one = (part_from_file(calibration_data / name) for name in ranked[:-3:-1])
+    assert score(bundle, highest) == pytest.approx(max(old.scores), abs=1e-4)
+
+    first = teach(bundle, [highest]).calibration
+    second = teach(open_bundle(bundle.path), [next_one]).calibration
+
+    for now in (first, second):
+        assert now is not None
+        assert now.promise.n_good == len(old.scores)
+        assert now.pictures == old.pictures
+        assert dict(zip(now.pictures, now.scores, strict=True))[ranked[-1]] == max(old.scores)
+    before, after = (dict(zip(now.pictures, now.scores, strict=True)) for now in (first, second))
+    assert after[ranked[-2]] == before[ranked[-2]]
+    assert score(open_bundle(bundle.path), highest) < max(old.scores)
+
+
+def test_what_others_change_meanwhile_is_not_lost(
+    bundle: Bundle, parts: list[Part], calibration_data: Path, teach: Callable[..., Taught]
+) -> None:
+    """Limits that a person sets while graphs are written: they stay, and teaching is tried again."""
+
+    def sign(made: Bundle) -> None:
+        set_limits(open_bundle(bundle.path), Limits(fail=99.0))
+
+    with pytest.raises(BundleError, match="was changed by somebody else meanwhile; try again"):
+        teach(bundle, parts[:1], sign=sign)
+
+    assert open_bundle(bundle.path).calibration.limits.fail == 99.0
+    teach(open_bundle(bundle.path), parts[:1])
+
+
 @pytest.mark.parametrize(
     "wish",
     [
@@ -415,6 +453,20 @@ def test_signed_bundle_wants_a_signature(bundle: Bundle, parts: list[Part], teac
     assert (bundle.path / "manifest.sig").read_text() == open_bundle(bundle.path).digest
     undo(open_bundle(bundle.path))
     assert (bundle.path / "manifest.sig").read_bytes() == b"signature"
+
+
+def test_undo_signs_what_was_signed_later(bundle: Bundle, parts: list[Part], teach: Callable[..., Taught]) -> None:
+    """The bundle before had no signature, the taught one has: without a key it would be lost."""
+
+    def sign(made: Bundle) -> None:
+        (made.path / "manifest.sig").write_bytes(made.digest.encode())
+
+    teach(bundle, parts[:1], sign=sign)
+    with pytest.raises(BundleError, match="is signed, and would not be any more"):
+        undo(open_bundle(bundle.path))
+
+    undo(open_bundle(bundle.path), sign=sign)
+    assert (bundle.path / "manifest.sig").read_text() == open_bundle(bundle.path).digest == bundle.digest
 
 
 @pytest.mark.parametrize("wrong", ["trained", "twice", "again"])
