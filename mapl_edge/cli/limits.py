@@ -219,14 +219,13 @@ def _history(path: Path, rollback: int | None, as_json: bool) -> None:
 def _readable(bundle: Bundle) -> list[Calibration]:
     """Every version, oldest first, down to one that nobody can read; at least the one in force."""
     found: list[Calibration] = []
+    newest = bundle.calibration  # which is of this bundle, or refused
     try:
         for one in documents_of(bundle.calibration_path):
-            found.append(one if found else bundle.calibration)  # which is of this bundle, or refused
+            found.append(one)
     except BundleError as exc:
-        if not found:
-            raise
         people.print(f"older versions: {exc}", markup=False)
-    return found[::-1]
+    return found[::-1] or [newest]
 
 
 def _set(path: Path, text: str, as_json: bool) -> None:
