@@ -191,7 +191,7 @@ def _feeds(bundle: Bundle, part: str) -> Iterator[dict[str, AnyArray]]:
         yield from ({"image": picture[None]} for picture in pictures)
         return
     encoder = onnxruntime.InferenceSession(str(bundle.path / "encoder.onnx"), providers=["CPUExecutionProvider"])
-    index = SearchIndex(bundle.memory_path)
+    index = SearchIndex(bundle.memory_path, reach=bundle.search_reach)
     names = [tensor.name for tensor in encoder.get_outputs()]
     for picture in pictures:
         found = dict(zip(names, encoder.run(names, {"image": picture[None]}), strict=True))

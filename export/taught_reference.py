@@ -101,9 +101,11 @@ def golden_answers(
     return whole, {"changed": np.array(changed, np.int64), "golden_scores": scores, "golden_maps": maps}
 
 
-def require_found(work: Path, reference: Reference, seen: Sequence[Seen], answers: Sequence[Answer]) -> None:
+def require_found(
+    work: Path, reach: float | None, reference: Reference, seen: Sequence[Seen], answers: Sequence[Answer]
+) -> None:
     """The index must find in the taught pictures what comparing with every entry finds."""
-    index = SearchIndex(work / MEMORY, threads=1)
+    index = SearchIndex(work / MEMORY, threads=1, reach=reach)
     for one, answer in zip(seen, answers, strict=True):
         found = index.search(one.queries[None])[0]
         far, near = (np.square(one.queries - reference.vectors[which]).sum(1) for which in (found, answer.found))

@@ -191,7 +191,7 @@ def teach_good(
         split = at_end.enter_context(_opened(draft, "split", open_engine))
         at_end.callback(let_go)  # before it is closed
         answers = list(taught_looks)
-        finding = workers.submit(require_found, work, reference, seen, answers)
+        finding = workers.submit(require_found, work, draft.search_reach, reference, seen, answers)
         golden, kept = golden_answers(golden, list(golden_looks), pictures, answers)
         proofs = [workers.submit(require_parity, engine, golden) for engine in (split, fused)]
         for _ in range(threads or WORKERS):

@@ -153,6 +153,11 @@ class Bundle:
         return self.path / MEMORY
 
     @property
+    def search_reach(self) -> float | None:
+        """How far a search in that index reaches, see `mapl_edge.search.SearchSummary`; None leaves it to FAISS."""
+        return self.manifest.memory.search.get("reach")
+
+    @property
     def contract(self) -> InputContract:
         """How pictures are prepared for this model."""
         return self.manifest.contract

@@ -1,6 +1,8 @@
-"""Search: the nearest of a memory's vectors, by FAISS. Export builds the index, runtime searches it.
+"""Search: the nearest of a memory's vectors. Export builds the index, runtime searches it.
 
-The door to FAISS of what runs at the line: `pip install faiss-cpu`, or `faiss-gpu` where there is a GPU it knows.
+The door to FAISS of what runs at the line: `pip install faiss-cpu`, or `faiss-gpu` where there is a GPU it knows. FAISS
+searches exactly; the lists of a large memory are compared as products of matrices here, list by list with all queries
+that look into it, where FAISS goes query by query.
 """
 
 from __future__ import annotations
@@ -11,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from threadpoolctl import ThreadpoolController
 
 from mapl_edge.arrays import FloatArray, IntArray
 from mapl_edge.errors import BackendError, BackendUnavailable, BundleError, ContractMismatch
@@ -19,10 +22,11 @@ CODE = 63  # codes are whole numbers up to this: products of two such bytes add 
 NEIGHBOURS = 5  # that tell how densely patches lie
 NEVER = 10**9  # a squared distance that no code has
 RECALL = 0.99  # of an approximate index: how often it must find what exact search finds
-AIM = 0.995  # what is set for, so that other queries reach RECALL too
-REFINED = 8  # candidates of the quantised search that are compared exactly
+AIM = 0.998  # what is set for, so that queries of other parts, and of defects, reach RECALL too
 FLAT_UP_TO = 4096  # vectors; up to here exact search is hardly slower (bench/search.py)
-QUANTISED_DIMS = 256  # numbers a vector; whole pictures have many more, and there are few of them
+LISTED_DIMS = 256  # numbers a vector; whole pictures have many more, and there are few of them
+ROUNDS = 25  # of k-means
+MOST = 0.5  # of the memory, that a search may look into; above that exact search is as fast
 MATRICES_FROM = 20  # queries, or numbers in them
 MIN_SAMPLES = 1000  # queries without which no recall can be told, a half to set by and a half to tell by
 
@@ -36,6 +40,8 @@ class SearchSummary:
         entries, dims: K and S, how many vectors of how many numbers.
         recall: how often it finds what exact search finds; 1 where it is exact.
         queries: how many real queries that was measured with; 0 where it is exact.
+        reach: how far beyond the nearest list's centre the centre of another may be for a search to look into it, as
+            difference of squared distances; None where it is exact.
     """
 
     index: str
@@ -43,6 +49,7 @@ class SearchSummary:
     dims: int
     recall: float
     queries: int
+    reach: float | None = None
 
     def as_dict(self) -> dict[str, Any]:
         """For JSON."""
@@ -56,6 +63,7 @@ class SearchIndex:
         path: what `write_index` wrote.
         threads: for one call; 0 lets FAISS take all cores. ONNX sessions before and after it need
             `session.intra_op.allow_spinning` 0: threads that spin for the next graph take the cores from the search.
+        reach: see `SearchSummary`; None leaves the search to FAISS.
         entries, dims: what the decoder and the encoder beside it expect; None: anything.
 
     Raises:
@@ -63,7 +71,14 @@ class SearchIndex:
         BundleError: the file is damaged, or does not fit the graphs beside it.
     """
 
-    def __init__(self, path: Path, threads: int = 0, entries: int | None = None, dims: int | None = None) -> None:
+    def __init__(
+        self,
+        path: Path,
+        threads: int = 0,
+        reach: float | None = None,
+        entries: int | None = None,
+        dims: int | None = None,
+    ) -> None:
         self._faiss = faiss = _faiss()
         index = _read(faiss, path)
         self.entries, self.dims = int(index.ntotal), int(index.d)
@@ -72,9 +87,9 @@ class SearchIndex:
                 raise BundleError(f"{path}: has {found} {what}, the graphs beside it expect {expected}; export again")
         on_gpu = hasattr(faiss, "StandardGpuResources") and faiss.get_num_gpus() > 0
         if on_gpu:  # exact: there it is faster than any short cut, and all indexes of ours hold the vectors themselves
-            exact = faiss.downcast_index(index.refine_index) if hasattr(index, "refine_index") else index
             self._resources = faiss.StandardGpuResources()
-            index = faiss.index_cpu_to_gpu(self._resources, 0, exact)
+            index = faiss.index_cpu_to_gpu(self._resources, 0, _flat(index))
+        self._lists = _Lists(index, reach) if reach is not None and not on_gpu else None
         self._index, self._threads, self._matrices_from = index, threads, _matrices_from(faiss)
         self.name = f"faiss {faiss.__version__} {'cuda' if on_gpu else 'cpu'}"
 
@@ -88,40 +103,114 @@ class SearchIndex:
         b, q, s = queries.shape
         if s != self.dims or queries.dtype != np.float32:
             raise ContractMismatch(f"queries are {queries.dtype} of {s}, the index takes float32 of {self.dims}")
-        flat = np.ascontiguousarray(queries).reshape(-1, s)
-        before = self._faiss.omp_get_max_threads()
-        threads = self._threads or before
-        self._faiss.omp_set_num_threads(threads)  # of the calling thread, which torch takes it from too
-        # On one thread, products of matrices take a third of the time, and of codes are exact; FAISS 1.15 begins with
-        # them at more numbers than the queries of a picture have. Several threads wait for each other in them.
-        soon = threads == 1 and s <= QUANTISED_DIMS
-        self._faiss.cvar.distance_compute_blas_threshold = MATRICES_FROM if soon else self._matrices_from
-        try:
-            _, nearest = self._index.search(flat, 1)
-        finally:
-            self._faiss.omp_set_num_threads(before)
+        nearest = self._lists.search(queries) if self._lists else self._searched(queries.reshape(-1, s))
         if (nearest < 0).any():
             raise BackendError(f"{self.name} found nothing near {int((nearest < 0).sum())} of {b * q} queries")
         index: IntArray = nearest.reshape(b, q)
         return index
 
     def close(self) -> None:
-        """Let FAISS free its memory; calling it twice is harmless."""
-        self._index = self._resources = None
+        """Free the memory; calling it twice is harmless."""
+        self._index = self._resources = self._lists = None
+
+    def _searched(self, queries: FloatArray) -> IntArray:
+        before = self._faiss.omp_get_max_threads()
+        threads = self._threads or before
+        self._faiss.omp_set_num_threads(threads)  # of the calling thread, which torch takes it from too
+        # On one thread, products of matrices take a third of the time, and of codes are exact; FAISS 1.15 begins with
+        # them at more numbers than the queries of a picture have. Several threads wait for each other in them.
+        soon = threads == 1 and self.dims <= LISTED_DIMS
+        self._faiss.cvar.distance_compute_blas_threshold = MATRICES_FROM if soon else self._matrices_from
+        try:
+            found: IntArray = self._index.search(np.ascontiguousarray(queries), 1)[1]
+            return found
+        finally:
+            self._faiss.omp_set_num_threads(before)
+
+
+class _Lists:
+    """The lists of an IVF index, each searched by one product of matrices with all queries that look into it.
+
+    A query looks into the list whose centre is nearest and into those that are at most `reach` farther. Squared
+    distances are |m|² − 2 q·m, what a query adds to all of them left out; the codes that patches are searched by are
+    whole numbers, so products are exact in float32 and answers depend on nothing else that is searched for.
+
+    On one thread: with two, each waits for the other between products, and on two cores a search takes as long. Not for
+    several searches at once: a product is written where the one before it was.
+    """
+
+    def __init__(self, index: Any, reach: float) -> None:
+        faiss = _faiss()
+        sizes = [index.invlists.list_size(number) for number in range(index.nlist)]
+        lists = [number for number, size in enumerate(sizes) if size]
+        ids = [np.sort(faiss.rev_swig_ptr(index.invlists.get_ids(number), sizes[number])) for number in lists]
+        vectors = _flat(index).reconstruct_n(0, index.ntotal)
+        self._centres = _doubled(index.quantizer.reconstruct_n(0, index.nlist)[lists])
+        self._lists = [np.ascontiguousarray(_doubled(vectors[some]).T) for some in ids]
+        self._entries = np.concatenate(ids)
+        self._widths = [len(some) for some in ids]
+        self._firsts = np.cumsum([0, *self._widths])[:-1]
+        self._reach = np.float32(reach)
+        self._make_room(0)
+        self._libraries = ThreadpoolController().select(user_api="blas").lib_controllers
+
+    def search(self, queries: FloatArray) -> IntArray:
+        """float32 (B, Q, S) → int64 (B * Q); -1 where a query is not a number."""
+        before = [library.num_threads for library in self._libraries]
+        try:
+            for library in self._libraries:  # which share out each product: they wait longer than that saves
+                library.set_num_threads(1)
+            return np.concatenate([self._nearest(one) for one in queries])
+        finally:
+            for library, threads in zip(self._libraries, before, strict=True):
+                library.set_num_threads(threads)
+
+    def _nearest(self, queries: FloatArray) -> IntArray:
+        q = len(queries)
+        if q > len(self._steps[0]):
+            self._make_room(q)
+        ones = np.concatenate([queries, np.ones((q, 1), np.float32)], axis=1)
+        away = self._centres @ ones.T  # (lists, Q)
+        looks = away <= away.min(axis=0) + self._reach
+        which, asking = np.divmod(np.flatnonzero(looks), q)  # list after list
+        rows, squares, least = ones[asking], np.empty(len(asking), np.float32), np.empty(len(asking), np.int64)
+        ends = np.cumsum(np.count_nonzero(looks, axis=1)).tolist()
+        start = 0
+        for vectors, steps, end in zip(self._lists, self._steps, ends, strict=True):
+            if end > start:
+                n = end - start
+                product = self._room[: n * vectors.shape[1]]
+                np.dot(rows[start:end], vectors, out=product.reshape(n, -1))
+                product.reshape(n, -1).argmin(axis=1, out=least[start:end])
+                product.take(least[start:end] + steps[:n], out=squares[start:end], mode="clip")
+                start = end
+        found = self._entries[self._firsts[which] + least]
+        best = np.full(q, np.inf, np.float32)
+        np.minimum.at(best, asking, squares)
+        nearest = np.full(q, NEVER, np.int64)
+        is_best = squares == best[asking]
+        np.minimum.at(nearest, asking[is_best], found[is_best])  # of equally near ones the first, as FAISS has it
+        nearest[nearest == NEVER] = -1
+        return nearest
+
+    def _make_room(self, queries: int) -> None:
+        """For the largest product, once: new memory for each would cost as much as to fill it."""
+        self._room = np.empty(queries * max(self._widths), np.float32)
+        self._steps = [np.arange(queries) * width for width in self._widths]  # where rows of a product begin
 
 
 def index_from_vectors(vectors: FloatArray, samples: FloatArray | None = None) -> tuple[Any, SearchSummary]:
     """The index that suits this many vectors: exact while that is fastest, then approximate.
 
-    The approximate one has lists around centres (IVF) of quantised vectors, the best of them compared exactly, or of
-    the vectors themselves where they are so near each other that quantised ones cannot be told apart. How many lists a
-    search looks into is set by every other picture, and the recall told by those between: places of one picture are
-    too much alike to tell what a search finds on the next.
+    The approximate one has lists around centres (IVF, k-means). How far a search reaches is set by every other
+    picture, and the recall told by those between: places of one picture are too much alike to tell what a search finds
+    on the next. For those who search the file with FAISS alone it looks into `nprobe` lists, which takes longer for the
+    same recall: queries between many centres need more of them than others.
 
     Args:
         vectors: float32 (K, S).
         samples: real queries, float32 (B, Q, S), Q from each picture; without enough of them in each half, or if no
-            number of lists that saves work reaches `RECALL`, the index is exact.
+            reach that saves work finds `RECALL`, the index is exact.
     """
     faiss = _faiss()
     k, s = vectors.shape
@@ -129,30 +218,31 @@ def index_from_vectors(vectors: FloatArray, samples: FloatArray | None = None) -
     flat = faiss.IndexFlatL2(s)
     flat.add(vectors)
     exact = flat, SearchSummary("Flat", k, s, 1.0, 0)
-    if k <= FLAT_UP_TO or s > QUANTISED_DIMS or samples is None or len(samples) < 2:
+    if k <= FLAT_UP_TO or s > LISTED_DIMS or samples is None or len(samples) < 2:
         return exact
     (setting, right), (telling, truth) = (_new_ones(flat, samples[half::2].reshape(-1, s)) for half in (0, 1))
     if min(len(setting), len(telling)) < MIN_SAMPLES // 2:
         return exact
 
     lists = 2 ** round(np.log2(k**0.5))
-    for kind, quantised in ((f"PQ{s}x4fs,RFlat", True), ("Flat", False)):
-        name = f"IVF{lists},{kind}"
-        index = faiss.index_factory(s, name)
-        ivf = index
-        if quantised:  # four bits a number in the lists, the best few compared exactly
-            ivf = faiss.downcast_index(faiss.downcast_index(index).base_index)
-            ivf.by_residual = False  # one table a query, not one for each list that it looks into
-            ivf.implem = 12  # the same answers with any number of threads
-            index.k_factor = REFINED
-        ivf.cp.min_points_per_centroid = 1  # FAISS warns below 39; here lists are short on purpose
-        index.train(vectors)
-        index.add(vectors)
-        for probes in sorted({max(1, round(lists * share)) for share in np.geomspace(1 / 64, 1 / 2, 21)}):
-            ivf.nprobe = probes
-            if _recall(index, setting, right) >= AIM and (recall := _recall(index, telling, truth)) >= RECALL:
-                return index, SearchSummary(f"{name} nprobe={probes}", k, s, recall, len(telling))
-    return exact
+    index = faiss.index_factory(s, f"IVF{lists},Flat")
+    index.cp.min_points_per_centroid = 1  # FAISS warns below 39; here lists are short on purpose
+    index.cp.niter = ROUNDS
+    index.train(vectors)
+    index.add(vectors)
+    centres = index.quantizer.reconstruct_n(0, lists)
+    of_entry = index.quantizer.search(vectors, 1)[1][:, 0]
+    beyond = _beyond(setting, centres)
+    needed = np.take_along_axis(beyond, of_entry[right][:, None], 1)
+    reach = float(np.quantile(needed, AIM, method="higher"))
+    looked_at = float(((beyond <= reach) @ np.bincount(of_entry, minlength=lists)).mean())
+    told = np.take_along_axis(_beyond(telling, centres), of_entry[truth][:, None], 1)
+    recall = float((told <= reach).mean())
+    if recall < RECALL or looked_at > MOST * k:
+        return exact
+    index.nprobe = int(np.quantile((beyond < needed).sum(1), AIM, method="higher")) + 1
+    name = f"IVF{lists},Flat reach={reach:.0f}"
+    return index, SearchSummary(name, k, s, recall, len(telling), reach)
 
 
 def write_index(index: Any, path: Path) -> None:
@@ -173,8 +263,29 @@ def index_with(path: Path, vectors: FloatArray) -> Any:
     return index
 
 
-def _recall(index: Any, queries: FloatArray, truth: IntArray) -> float:
-    return float((index.search(queries, 1)[1][:, 0] == truth).mean())
+def _doubled(vectors: FloatArray) -> FloatArray:
+    """−2 m and |m|², float32 (K, S + 1): their product with q and a one is the squared distance but for |q|²."""
+    return np.concatenate([-2 * vectors, np.square(vectors).sum(1, keepdims=True)], axis=1)
+
+
+def _beyond(queries: FloatArray, centres: FloatArray) -> FloatArray:
+    """How much farther than the nearest each centre is, squared distances (Q, lists)."""
+    away = np.concatenate([queries, np.ones((len(queries), 1), np.float32)], axis=1) @ _doubled(centres).T
+    beyond: FloatArray = away - away.min(axis=1, keepdims=True)
+    return beyond
+
+
+def _flat(index: Any) -> Any:
+    """An exact index of the vectors that another holds."""
+    faiss = _faiss()
+    if hasattr(index, "refine_index"):  # of bundles made before
+        return faiss.downcast_index(index.refine_index)
+    if not hasattr(index, "invlists"):
+        return index
+    flat = faiss.IndexFlatL2(index.d)
+    index.make_direct_map()
+    flat.add(index.reconstruct_n(0, index.ntotal))
+    return flat
 
 
 def _new_ones(flat: Any, samples: FloatArray) -> tuple[FloatArray, IntArray]:

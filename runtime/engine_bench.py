@@ -180,7 +180,7 @@ def _growth(vectors: FloatArray, samples: FloatArray, queries: FloatArray, threa
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / MEMORY
         write_index(built, path)
-        index = SearchIndex(path, threads)
+        index = SearchIndex(path, threads, summary.reach)
         times = []
         for turn in range(3 * len(queries)):
             started = time.perf_counter()

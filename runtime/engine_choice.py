@@ -82,8 +82,9 @@ def engine_of(files: EngineFiles, threads: int = 0) -> BaseEngine:
         return FusedEngine(files.path("model"), threads, open_session, record.precision)
     if not files.bundle.is_split:
         raise BundleError(f"{files.bundle.path}: has no split graphs; export the model again")
-    encoder, decoder = files.path("encoder"), files.path("decoder")
-    return SplitEngine(encoder, decoder, files.bundle.memory_path, threads, open_session, record.precision)
+    encoder, decoder, bundle = files.path("encoder"), files.path("decoder"), files.bundle
+    memory, reach = bundle.memory_path, bundle.search_reach
+    return SplitEngine(encoder, decoder, memory, reach, threads, open_session, record.precision)
 
 
 def choose_engine(

@@ -49,6 +49,7 @@ class SplitEngine(BaseEngine):
     Args:
         encoder, decoder: the graphs' files.
         memory: the index's file.
+        reach: of a search in it, see `mapl_edge.search.SearchIndex`.
         threads, open_session, precision: see `FusedEngine`.
     """
 
@@ -57,18 +58,19 @@ class SplitEngine(BaseEngine):
         encoder: Path,
         decoder: Path,
         memory: Path,
+        reach: float | None = None,
         threads: int = 0,
         open_session: OpenSession = OnnxSession,
         precision: str = "fp32",
     ) -> None:
         super().__init__(f"{encoder.name} {precision} split")
-        self._paths = encoder, decoder, memory
+        self._paths, self._reach = (encoder, decoder, memory), reach
         self._threads, self._open, self._precision = threads, open_session, precision
 
     def _load(self) -> tuple[int, int]:
         encoder, decoder, memory = self._paths
         self._encoder, self._decoder = self._open(encoder, self._threads), self._open(decoder, self._threads)
-        self._index = SearchIndex(memory, self._threads)
+        self._index = SearchIndex(memory, self._threads, self._reach)
         self.name = f"{self._encoder.name} {self._precision} split"
         return _size_of(self._encoder, encoder)
 

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from threadpoolctl import threadpool_info
 
 from mapl_edge import search
 from mapl_edge.arrays import FloatArray, IntArray
@@ -26,10 +27,10 @@ def exact(queries: FloatArray, vectors: FloatArray) -> IntArray:
     return np.array([((vectors.astype(float) - query) ** 2).sum(1).argmin() for query in queries])
 
 
-def opened(index: object, folder: Path, **expected: int) -> SearchIndex:
+def opened(index: object, folder: Path, reach: float | None = None, **expected: int) -> SearchIndex:
     """An index that went through a file."""
     write_index(index, folder / "memory.faiss")
-    return SearchIndex(folder / "memory.faiss", threads=1, **expected)
+    return SearchIndex(folder / "memory.faiss", threads=1, reach=reach, **expected)
 
 
 @given(st.integers(0, 10_000), st.integers(1, 60), st.integers(1, 20), st.sampled_from([1, 3]))
@@ -54,7 +55,7 @@ def test_a_large_memory_is_searched_faster_and_nearly_exactly(tmp_path: Path) ->
     vectors, samples, others = points(6000, 16, 0), points(4000, 16, 1).reshape(8, 500, 16), points(500, 16, 2)
 
     index, summary = index_from_vectors(vectors, samples)
-    found = opened(index, tmp_path, entries=6000, dims=16).search(others[None])
+    found = opened(index, tmp_path, summary.reach, entries=6000, dims=16).search(others[None])
 
     assert summary.index != "Flat"
     assert summary.recall >= RECALL
@@ -62,27 +63,66 @@ def test_a_large_memory_is_searched_faster_and_nearly_exactly(tmp_path: Path) ->
     assert (found[0] == exact(others, vectors)).mean() >= RECALL - 0.01
 
 
-def test_the_recall_is_that_of_pictures_that_did_not_set_it() -> None:
+def test_the_recall_is_that_of_pictures_that_did_not_set_it(tmp_path: Path) -> None:
     """Every other picture; places of the pictures that set it would be found more often than those of the next part."""
     vectors, samples = points(6000, 16, 0), points(4000, 16, 1).reshape(8, 500, 16)
 
     index, summary = index_from_vectors(vectors, samples)
     others = samples[1::2].reshape(-1, 16)
+    found = opened(index, tmp_path, summary.reach).search(others[None])[0]
 
     assert summary.queries == len(others)
-    assert summary.recall == (index.search(others, 1)[1][:, 0] == exact(others, vectors)).mean()
+    assert summary.recall == (found == exact(others, vectors)).mean()
 
 
-def test_answers_depend_neither_on_threads_nor_on_the_batch(tmp_path: Path) -> None:
-    """The verdict on a part must not change with the machine's other work or with what lies beside it."""
-    vectors, queries = points(6000, 16, 0), points(1200, 16, 3).reshape(3, 400, 16)
-    index, _ = index_from_vectors(vectors, points(4000, 16, 1).reshape(8, 500, 16))
+def test_whoever_searches_the_file_with_faiss_alone_finds_as_much() -> None:
+    """The file says into how many lists to look."""
+    vectors, samples = points(6000, 16, 0), points(4000, 16, 1).reshape(8, 500, 16)
 
-    alone = opened(index, tmp_path)
-    both = SearchIndex(tmp_path / "memory.faiss", threads=2)
+    index, _ = index_from_vectors(vectors, samples)
+    others = points(2000, 16, 2)
 
-    assert (both.search(queries) == alone.search(queries)).all()
-    assert (np.concatenate([alone.search(one[None]) for one in queries]) == alone.search(queries)).all()
+    assert (index.search(others, 1)[1][:, 0] == exact(others, vectors)).mean() >= RECALL
+
+
+@given(st.integers(0, 10_000), st.integers(1, 12), st.integers(1, 40), st.sampled_from([0, 5, 60, 10**6]))
+@settings(max_examples=40, deadline=None)
+def test_a_query_finds_the_nearest_of_all_lists_within_reach(
+    tmp_path_factory: pytest.TempPathFactory, seed: int, lists: int, queries: int, reach: int
+) -> None:
+    """By the definition, list by list; whole numbers, as codes are, of which many are equally near."""
+    rng = np.random.default_rng(seed)
+    vectors, asked = (rng.integers(-4, 5, (n, 3)).astype(np.float32) for n in (80, queries))
+    index = faiss.index_factory(3, f"IVF{lists},Flat")
+    index.cp.min_points_per_centroid = 1
+    index.train(vectors)
+    index.add(vectors)
+    centres = index.quantizer.reconstruct_n(0, lists)
+    of_entry = index.quantizer.search(vectors, 1)[1][:, 0]
+
+    found = opened(index, tmp_path_factory.mktemp("index"), float(reach)).search(asked[None])[0]
+
+    for query, answer in zip(asked.astype(float), found, strict=True):
+        filled = np.isin(np.arange(lists), of_entry)
+        away = np.where(filled, ((centres - query) ** 2).sum(1), np.inf)
+        edge = away.min() + reach
+        squares = ((vectors - query) ** 2).sum(1)
+        near, far = (np.where(away[of_entry] <= edge + slack, squares, np.inf) for slack in (-1e-3, 1e-3))
+        assert answer in (near.argmin(), far.argmin())  # a list on the very edge may count or not
+
+
+def test_an_index_of_an_older_bundle_is_still_searched(tmp_path: Path) -> None:
+    """Quantised vectors, the best compared exactly; its manifest tells no reach."""
+    vectors, asked = points(2000, 16, 0), points(50, 16, 1)
+    index = faiss.index_factory(16, "IVF16,PQ16x4fs,RFlat")
+    index.train(vectors)
+    index.add(vectors)
+    index.k_factor = 64
+    faiss.downcast_index(faiss.downcast_index(index).base_index).nprobe = 16
+
+    found = opened(index, tmp_path).search(asked[None])[0]
+
+    assert (found == exact(asked, vectors)).all()
 
 
 @pytest.mark.parametrize(
@@ -154,9 +194,13 @@ def test_queries_that_do_not_fit_are_refused(tmp_path: Path) -> None:
         index.search(np.zeros((1, 4, 8)))  # type: ignore[arg-type]
 
 
-def test_a_query_that_is_no_number_has_no_nearest(tmp_path: Path) -> None:
+@pytest.mark.parametrize("kind", ["Flat", "IVF4,Flat"])
+def test_a_query_that_is_no_number_has_no_nearest(tmp_path: Path, kind: str) -> None:
     """FAISS answers -1, which a decoder would take for the last entry."""
-    index = opened(index_from_vectors(points(50, 8, 0))[0], tmp_path)
+    built = faiss.index_factory(8, kind)
+    built.train(points(200, 8, 0))
+    built.add(points(200, 8, 0))
+    index = opened(built, tmp_path, reach=1.0 if "IVF" in kind else None)
 
     with pytest.raises(BackendError, match="found nothing near 1 of 4 queries"):
         index.search(np.array([[[0.0] * 8, [np.nan] * 8, [1.0] * 8, [2.0] * 8]], np.float32))
@@ -189,14 +233,28 @@ def test_a_gpu_is_used_where_faiss_has_one(tmp_path: Path, monkeypatch: pytest.M
     assert index.search(vectors[None]).ravel().tolist() == list(range(50))
 
 
+def test_on_a_gpu_a_large_memory_is_searched_exactly(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Lists save nothing there; the vectors in them are compared all of them."""
+    monkeypatch.setattr(faiss, "StandardGpuResources", lambda: "resources", raising=False)
+    monkeypatch.setattr(faiss, "get_num_gpus", lambda: 1, raising=False)
+    monkeypatch.setattr(faiss, "index_cpu_to_gpu", lambda resources, device, index: index, raising=False)
+    vectors, asked = points(6000, 16, 0), points(500, 16, 3)
+    built, summary = index_from_vectors(vectors, points(4000, 16, 1).reshape(8, 500, 16))
+
+    index = opened(built, tmp_path, summary.reach)
+
+    assert (index.search(asked[None])[0] == exact(asked, vectors)).all()
+
+
 def test_a_search_leaves_the_threads_of_others_alone(tmp_path: Path) -> None:
-    """FAISS and torch share one setting: training after a search would sum in another order."""
-    faiss = pytest.importorskip("faiss")
-    vectors = np.random.default_rng(0).standard_normal((50, 8)).astype(np.float32)
-    index, _ = index_from_vectors(vectors)
-    write_index(index, tmp_path / "memory.faiss")
-    before = faiss.omp_get_max_threads()
+    """FAISS and torch share one setting: training after a search would sum in another order. numpy has its own."""
+    vectors = points(6000, 8, 0)
+    before = faiss.omp_get_max_threads(), threadpool_info()
 
-    SearchIndex(tmp_path / "memory.faiss", threads=before + 1).search(vectors[None])
+    for k, samples in ((50, None), (6000, points(2000, 8, 1).reshape(2, 1000, 8))):
+        index, summary = index_from_vectors(vectors[:k], samples)
+        write_index(index, tmp_path / "memory.faiss")
+        SearchIndex(tmp_path / "memory.faiss", before[0] + 1, summary.reach).search(vectors[None, :50])
 
-    assert faiss.omp_get_max_threads() == before
+    assert summary.reach
+    assert (faiss.omp_get_max_threads(), threadpool_info()) == before

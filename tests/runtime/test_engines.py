@@ -5,11 +5,12 @@ from __future__ import annotations
 from collections.abc import Mapping
 from pathlib import Path
 
+import faiss
 import numpy as np
 import pytest
 
 from mapl_edge.arrays import AnyArray
-from mapl_edge.bundle import Bundle
+from mapl_edge.bundle import Bundle, open_bundle, write_manifest
 from mapl_edge.engine import BaseEngine, Engine
 from mapl_edge.engine_record import plain_engine
 from mapl_edge.errors import BackendError, ContractMismatch
@@ -44,6 +45,25 @@ def test_a_batch_answers_as_its_pictures_do(bundle: Bundle, graph: str) -> None:
         assert one.score == pytest.approx(other.score, abs=1e-5)
         assert np.abs(one.map - other.map).max() < 1e-5
         assert one.nearest == other.nearest
+
+
+@pytest.mark.parametrize(("reach", "alike"), [(1e9, True), (None, False)], ids=["as told", "left to FAISS"])
+def test_a_search_reaches_as_far_as_the_manifest_tells(bundle: Bundle, reach: float | None, alike: bool) -> None:
+    """The index itself says to look into one list only, which finds other patches."""
+    flat = faiss.read_index(str(bundle.memory_path))
+    lists = faiss.index_factory(flat.d, "IVF64,Flat")
+    lists.cp.min_points_per_centroid = 1
+    for step in (lists.train, lists.add):
+        step(flat.reconstruct_n(0, flat.ntotal))
+    faiss.write_index(lists, str(bundle.memory_path))
+    fields = bundle.manifest.model_dump(exclude={"files"})
+    fields["memory"]["search"]["reach"] = reach
+    write_manifest(bundle.path, **fields)
+
+    with engine_of(plain_engine(open_bundle(bundle.path), graph="split"), threads=1) as engine:
+        result = parity(engine, bundle.golden())
+
+    assert bool(result) == alike, result
 
 
 @pytest.mark.parametrize("content", [b"", b"not an ONNX file"], ids=["empty", "garbage"])
