@@ -43,11 +43,14 @@ class Calibrated:
         decision: as calibration.yaml holds it now.
         n_left_out: pictures that training had seen.
         n_copies: pictures that are another one's copy.
+        n_taught: good ones among those left out that were taught: chosen for their high scores, so that without them
+            the limit promises more than it keeps.
     """
 
     decision: Decision
     n_left_out: int
     n_copies: int = 0
+    n_taught: int = 0
 
 
 def calibrate_bundle(
@@ -178,7 +181,8 @@ def calibrate_parts(
         ),
         bundle.calibration_path,
     )
-    return Calibrated(decision, len(good) + len(defects) - n_fresh, n_copies)
+    n_taught = len(bundle.taught & {digests.get(sample.path) for sample in good})
+    return Calibrated(decision, len(good) + len(defects) - n_fresh, n_copies, n_taught)
 
 
 def _once_each(samples: Sequence[Sample], digests: Mapping[Path, str]) -> list[Sample]:

@@ -32,6 +32,7 @@ from mapl_edge.bundle import (
     MODEL,
     SEAL,
     SIGNATURE,
+    TEACH,
     Bundle,
     write_manifest,
 )
@@ -39,7 +40,6 @@ from mapl_edge.export.memory_graph import Entries, add_entries, graph_from_file,
 from mapl_edge.files import files_below, new_folder
 from mapl_edge.search import index_with, write_index
 
-TEACH = "teach"
 BASE = f"{TEACH}/base"
 REPLACED = (MODEL, DECODER, MEMORY, GOLDEN)  # files that teaching writes anew
 

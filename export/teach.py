@@ -25,6 +25,7 @@ from mapl_edge.bundle import (
     CALIBRATION,
     MANIFEST,
     SIGNATURE,
+    TEACH,
     Bundle,
     memory_name,
     open_bundle,
@@ -37,7 +38,6 @@ from mapl_edge.export.effects import Effect, KnownEffects, Progress, is_exact, m
 from mapl_edge.export.known_parts import KnownParts, Part, keep_defect
 from mapl_edge.export.lessons import (
     BASE,
-    TEACH,
     BaseGraphs,
     delta_of,
     deltas_of,

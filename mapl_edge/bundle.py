@@ -55,6 +55,7 @@ VALIDATION = "validation"
 GOLDEN = "golden.npz"
 CALIBRATION = "calibration.yaml"
 DEFECTS = "defects"
+TEACH = "teach"  # a record and its arrays for each lesson, and what the bundle was before the first
 
 
 class MemorySummary(BaseModel):
@@ -156,6 +157,14 @@ class Bundle:
     def search_reach(self) -> float | None:
         """How far a search in that index reaches, see `mapl_edge.search.SearchSummary`; None leaves it to FAISS."""
         return self.manifest.memory.search.get("reach")
+
+    @property
+    def taught(self) -> frozenset[str]:
+        """SHA-256 of the good parts that were taught; see `mapl_edge.export.lessons`."""
+        records = [name for name in self.manifest.files if Path(name).match(f"{TEACH}/*.json") and name.count("/") == 1]
+        return frozenset(
+            digest for name in records for digest in json.loads((self.path / name).read_bytes())["parts"].values()
+        )
 
     @property
     def contract(self) -> InputContract:

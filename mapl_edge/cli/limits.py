@@ -145,6 +145,11 @@ def calibrate(
         people.print("with the masks of the station file: the score is the masked map's")
     if done.n_left_out:
         people.print(f"left out {done.n_left_out} pictures that training saw")
+    if done.n_taught:
+        people.print(
+            f"WARNING: {done.n_taught} of them were taught, as parts of high scores are; without them the limit is too "
+            "low for its promise: add parts that nobody chose, or go back to the limits of teach, which count them"
+        )
     if done.n_copies:
         people.print(f"left out {done.n_copies} copies: a picture counts once, under whatever names it lies there")
     kept = {path.stem for path in (bundle / DEFECTS).glob("*")}
@@ -162,7 +167,8 @@ def calibrate(
             f"to go back: mapl-edge calibrate {bundle} --rollback {before.version}",
             markup=False,
         )
-    told = {"n_left_out": done.n_left_out, "n_copies": done.n_copies, "apart": strange and asdict(strange)}
+    left_out = {"n_left_out": done.n_left_out, "n_copies": done.n_copies, "n_taught": done.n_taught}
+    told = {**left_out, "apart": strange and asdict(strange)}
     return print_json(as_json, {"bundle": str(bundle), **done.decision.as_json(), **told})
 
 

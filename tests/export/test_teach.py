@@ -288,6 +288,22 @@ def test_a_calibration_part_that_is_taught_keeps_its_score(
     assert score(open_bundle(bundle.path), highest) < max(old.scores)
 
 
+def test_calibrating_anew_tells_that_taught_parts_are_missing(
+    bundle: Bundle, calibration_data: Path, teach: Callable[..., Taught]
+) -> None:
+    """They were chosen by their scores, other than what training saw."""
+    highest = max(zip(bundle.calibration.scores, bundle.calibration.pictures, strict=True))[1]
+    teach(bundle, [part_from_file(calibration_data / highest)])
+    taught = open_bundle(bundle.path)
+
+    with engine_of(plain_engine(taught), threads=1) as engine:
+        look_at = partial(look, engine, taught.contract)
+        done = calibrate_parts(taught, good_samples(calibration_data), (), look_at, Wish())
+
+    assert (done.n_left_out, done.n_taught) == (1, 1)
+    assert bundle.taught == frozenset()
+
+
 def test_what_others_change_meanwhile_is_not_lost(
     bundle: Bundle, parts: list[Part], calibration_data: Path, teach: Callable[..., Taught]
 ) -> None:
