@@ -89,8 +89,10 @@ class SearchIndex:
         if on_gpu:  # exact: there it is faster than any short cut, and all indexes of ours hold the vectors themselves
             self._resources = faiss.StandardGpuResources()
             index = faiss.index_cpu_to_gpu(self._resources, 0, _flat(index))
-        self._lists = _Lists(index, reach) if reach is not None and not on_gpu else None
-        self._index, self._threads, self._matrices_from = index, threads, _matrices_from(faiss)
+        has_lists = hasattr(index, "invlists") and not on_gpu
+        self._lists = _Lists(index, reach) if has_lists and reach is not None else None
+        self._index = None if self._lists else index  # lists hold all of it
+        self._threads, self._matrices_from = threads, _matrices_from(faiss)
         self.name = f"faiss {faiss.__version__} {'cuda' if on_gpu else 'cpu'}"
 
     def search(self, queries: FloatArray) -> IntArray:
