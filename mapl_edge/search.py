@@ -91,7 +91,7 @@ class SearchIndex:
             index = faiss.index_cpu_to_gpu(self._resources, 0, _flat(index))
         has_lists = hasattr(index, "invlists") and not on_gpu
         self._lists = _Lists(index, reach) if has_lists and reach is not None else None
-        self._index = None if self._lists else index  # lists hold all of it
+        self._index: Any = None if self._lists else index  # lists hold all of it
         self._threads, self._matrices_from = threads, _matrices_from(faiss)
         self.name = f"faiss {faiss.__version__} {'cuda' if on_gpu else 'cpu'}"
 
