@@ -182,7 +182,7 @@ class Bundle:
 
         Raises:
             Uncalibrated: there are none yet.
-            ContractMismatch: they belong to another bundle.
+            ContractMismatch: they belong to another bundle, or were made with pictures of another size.
         """
         if not self.calibration_path.is_file():
             raise Uncalibrated(
@@ -195,6 +195,8 @@ class Bundle:
                 f"{self.calibration_path}: was made for bundle {calibration.model_digest[:12]}, this one is "
                 f"{self.digest[:12]}; run: mapl-edge calibrate {self.path} --good FOLDER_OF_GOOD_PARTS"
             )
+        if calibration.place is not None:
+            calibration.place.check(self.contract.size_hw)
         return calibration
 
     @property

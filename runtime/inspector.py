@@ -67,8 +67,6 @@ class Inspector:
         area: InspectedArea | None = None,
         place: PlaceReference | None = None,
     ) -> None:
-        if place is not None:
-            place.check(contract.size_hw)
         self._engine, self._contract, self._limits, self._policy = engine, contract, limits, policy
         self._judge = Judge(limits, contract, area)
         self._p_value, self._gate, self._place = PValues(normals), gate, place

@@ -1,6 +1,6 @@
 """Watchdog: keeps an engine at work for one camera or several.
 
-Each engine has a thread of its own, and a second one beside it; one that is stuck or dies is replaced.
+Each engine has a thread of its own, and a second one beside it; one that is stuck, dies or only fails is replaced.
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ from mapl_edge.engine import Engine
 from mapl_edge.errors import MaplEdgeError
 from mapl_edge.runtime.inspector import Inspection, Inspector
 from mapl_edge.runtime.sources import Shot
+from mapl_edge.verdict import ErrorCode
 
 logger = logging.getLogger(__name__)
 CLOSE_S = 2.0  # how long an engine may take to end its call when the run ends
@@ -37,11 +38,13 @@ class Patience:
     Attributes:
         stuck_s: so long inside one call.
         load_s: so long getting ready.
+        failures: so many calls in a row that end in an error, where it or another may be started.
         restarts: of one engine within `window_s`; then the next one takes over, and the first after the last.
     """
 
     stuck_s: float = 5.0
     load_s: float = 120.0
+    failures: int = 3
     restarts: int = 3
     window_s: float = 600.0
 
@@ -228,7 +231,11 @@ class Watchdog:
                 job.inspection = inspection
             if worker is self.worker and inspection.reading is not None:
                 self._calls.append(self.now() - worker.since)
+            worker.failures = worker.failures + 1 if inspection.verdict.code is ErrorCode.ENGINE else 0
             self._tell(worker, Phase.IDLE)
+            if worker is self.worker and worker.failures >= self._patience.failures and self._next() is not None:
+                worker.dismissed = True
+                self._lose(f"{worker.name} failed {worker.failures} times in a row: {inspection.verdict.error}")
 
     def died(self, worker: Worker, error: BaseException) -> None:
         """It has ended."""
@@ -306,12 +313,13 @@ class Worker:
     Attributes:
         name: for people; the engine's own once it is loaded.
         phase, since: what it does, and since when, in seconds on the monotonic clock.
+        failures: calls in a row that ended in an error.
         dismissed: it shall go home as soon as the call in hand returns.
     """
 
     def __init__(self, watchdog: Watchdog, open_engine: OpenEngine, now: float, name: str) -> None:
         self.name, self.phase, self.since = name, Phase.LOADING, now
-        self.dismissed = False
+        self.failures, self.dismissed = 0, False
         self._watchdog, self._open = watchdog, open_engine
         self._thread = threading.Thread(target=self._work, name="engine", daemon=True)
         self._thread.start()

@@ -6,6 +6,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
+from itertools import count
 
 import numpy as np
 import pytest
@@ -239,13 +240,42 @@ def test_a_blank_is_an_error_at_once(hanging_at: Callable[..., Bench]) -> None:
         assert bench.clock.monotonic() == before
 
 
-def test_an_engine_that_raises_is_an_error_verdict_and_stays() -> None:
+def test_an_engine_that_raises_now_and_then_gives_error_verdicts_and_stays() -> None:
     """What an engine says of one part is no reason to lose it."""
-    with Bench([raises(BackendError("out of memory"))], policy=Policy(on_error=Action.PASS)) as bench:
-        verdicts = [bench.inspect().verdict for _ in range(5)]
 
-    assert {(v.outcome, v.error, v.action) for v in verdicts} == {(Outcome.ERROR, "out of memory", Action.PASS)}
+    number = count()
+
+    def two_of_three(call: int) -> None:
+        if next(number) % 3:
+            raise BackendError("out of memory")
+
+    with Bench([two_of_three], policy=Policy(on_error=Action.PASS)) as bench:
+        verdicts = [bench.inspect().verdict for _ in range(12)]
+
+    assert {(v.outcome, v.error, v.action) for v in verdicts[1:3]} == {(Outcome.ERROR, "out of memory", Action.PASS)}
+    assert [v.outcome for v in verdicts] == [Outcome.PASS, Outcome.ERROR, Outcome.ERROR] * 4
     assert len(bench.opened) == 1
+
+
+def test_an_engine_that_only_fails_is_replaced_while_another_may_be_started(caplog: pytest.LogCaptureFixture) -> None:
+    """A GPU that is lost raises at every call and never dies; the last engine that may be started stays."""
+    lost = raises(BackendError("CUDA error 719"))
+
+    def lost_later(call: int) -> None:
+        if call >= 3:
+            lost(call)
+
+    with Bench([lost], [lost_later, lost]) as bench:
+        verdicts = [bench.inspect().verdict for _ in range(3 * PATIENCE.failures + 3)]
+        first = [engine for index, _, engine in bench.opened if index == 0]
+        eventually(lambda: all(engine.closed for engine in first))
+        more = [bench.inspect().verdict.outcome for _ in range(20)]
+
+    assert [v.outcome for v in verdicts] == [Outcome.ERROR] * 3 * PATIENCE.failures + [Outcome.PASS] * 3
+    assert {v.error for v in verdicts[:-3]} == {"CUDA error 719"}
+    assert caplog.messages[0] == "A0 failed 3 times in a row: CUDA error 719"
+    assert set(more) == {Outcome.ERROR}
+    assert [index for index, _, _ in bench.opened] == [0, 0, 0, 1, 1, 1]
 
 
 def test_an_engine_that_dies_is_an_error_and_another_starts() -> None:

@@ -237,6 +237,23 @@ def test_what_does_not_fit_one_camera_changes_none(bundle: Bundle, station: Call
     assert [engine._closed for engine in running.opened] == [False, True]  # type: ignore[union-attr]
 
 
+@pytest.mark.parametrize("watched", [False, True], ids=["plain", "watchdog"])
+def test_limits_of_pictures_of_another_size_are_refused(
+    bundle: Bundle, station: Callable[..., Station], watched: bool
+) -> None:
+    """No worker gets them, to die of."""
+    path = bundle.calibration_path
+    known = calibration_from_file(path)
+    assert known.place is not None
+    running = station(bundle.path, watched=watched)
+    small = known.place.model_copy(update={"rows": known.place.rows[:-8]})
+    write_calibration(known.model_copy(update={"place": small}), path)
+    (told,) = running.look()
+
+    assert told.startswith("not taken over, what runs goes on: calibration.yaml: place is of pictures of ")
+    assert running.inspect().outcome is not Outcome.ERROR
+
+
 def test_a_model_for_other_pictures_is_refused_by_the_newest_one(
     bundle: Bundle, station: Callable[..., Station]
 ) -> None:
