@@ -15,6 +15,7 @@ from typer.main import get_command_from_info
 from mapl_edge import __version__
 from mapl_edge.errors import MaplEdgeError
 from mapl_edge.quick_import import quick_import
+from mapl_edge.stderr import unhurried_stderr
 
 HOMES = {  # of commands: the module that adds them; as --help lists them
     "capture": "capture",
@@ -90,5 +91,6 @@ def main() -> None:
     try:
         app(prog_name="mapl-edge")
     except MaplEdgeError as exc:
-        people.print(f"{type(exc).__name__}: {' '.join(str(exc).split())}", markup=False)
+        with unhurried_stderr():
+            people.print(f"{type(exc).__name__}: {' '.join(str(exc).split())}", markup=False)
         sys.exit(exc.exit_code)

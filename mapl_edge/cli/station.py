@@ -26,10 +26,12 @@ from mapl_edge.cli.app import CALIBRATED, EngineOption, app, people
 from mapl_edge.cli.common import only_bundle_here, station_from_yaml, stop_on_signals
 from mapl_edge.cli.reload import Remake, reload_on_hangup
 from mapl_edge.cli.station_camera import StationCamera, station_camera
+from mapl_edge.stderr import unhurried_stderr
 
 
 @app.command(epilog="Example: mapl-edge run bottle.mapl --source data/bottle/test --out verdicts.jsonl --budget-ms 200")
 def run(
+    context: typer.Context,
     bundle: Annotated[
         Path | None, typer.Argument(help="Bundle; default: the one in station.yaml, or the only *.mapl here.")
     ] = None,
@@ -76,6 +78,7 @@ def run(
     from mapl_edge.runtime import run as run_loop
     from mapl_edge.runtime.loaded import Wanted, loaded_bundle
 
+    context.with_resource(unhurried_stderr())
     station = station_from_yaml(config)
     configs = _cameras(station, camera or [], source or [], trigger)
     if out is not None and out.exists():  # told before the engine loads
