@@ -8,10 +8,12 @@ from __future__ import annotations
 import ctypes
 import logging
 import math
+import os
 import threading
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
 from typing import TypeAlias
 
@@ -210,14 +212,11 @@ def _seen(path: Path, *, everything: bool) -> Seen:
 
     After a failure it is all of them: the one that was missing or half-written may be any.
     """
-    files = list(path.rglob("*")) if everything else [path / name for name in WATCHED]
+    inside = ([Path(folder, name) for name in names] for folder, _, names in os.walk(path))  # which may go meanwhile
     seen = set()
-    for file in files:
-        try:
+    for file in chain.from_iterable(inside) if everything else [path / name for name in WATCHED]:
+        with suppress(OSError):
             found = file.stat()
-        except OSError:
-            continue
-        if not file.is_dir():
             seen.add((str(file), found.st_mtime_ns, found.st_size, found.st_ino))
     return frozenset(seen)
 

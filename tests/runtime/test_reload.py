@@ -309,6 +309,27 @@ def test_a_lost_engine_does_not_start_again_from_a_bundle_that_is_not_in_force(b
         open_engine()
 
 
+def test_a_folder_that_goes_while_it_is_looked_at_ends_nothing(
+    bundle: Bundle, station: Callable[..., Station], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Bundles are replaced by renaming, whole folders at once."""
+    running = station(bundle.path)
+    (bundle.path / MANIFEST).write_text("{}")
+    assert len(running.look()) == 1  # from now on it looks at every file
+    real = os.scandir
+
+    def gone(path: object) -> object:
+        if Path(str(path)) != bundle.path:
+            raise FileNotFoundError(2, "No such file or directory", str(path))
+        return real(path)  # type: ignore[call-overload]
+
+    monkeypatch.setattr(os, "scandir", gone)
+    monkeypatch.setattr(os, "listdir", gone)
+
+    assert running.look() == []
+    assert running.inspect().outcome is not Outcome.ERROR
+
+
 def test_its_thread_finds_a_change_and_ends(bundle: Bundle, station: Callable[..., Station]) -> None:
     """As in a run."""
     running = station(bundle.path)
