@@ -17,6 +17,7 @@ from mapl_edge.redact import redact_text
 from mapl_edge.verdict import Action
 
 STATION_FILE = Path("station.yaml")
+MAX_BUDGET_MS = 86_400_000.0  # a day; no budget is no deadline
 MAX_THREADS = 256  # an engine starts as many as it is told to, and takes the machine down with them
 EncoderName = Literal["efficientnet_lite0", "efficientnet_lite1", "efficientnet_lite2", "resnet18", "vaegan"]
 ModelT = TypeVar("ModelT", bound=BaseModel)
@@ -126,7 +127,7 @@ class CameraConfig(Section):
     health: HealthConfig = HealthConfig()
     bundle: Path | None = None
     """None: the station's."""
-    budget_ms: Annotated[float, Field(gt=0)] | None = None
+    budget_ms: Annotated[float, Field(gt=0, le=MAX_BUDGET_MS)] | None = None
     """From capture to verdict; None: the station's."""
     trigger: TriggerConfig | None = None
     """None: every frame, or the newest ones of a live camera."""
@@ -185,7 +186,7 @@ class StationConfig(Section):
     drift: DriftConfig = DriftConfig()
     threads: Annotated[int, Field(ge=0, le=MAX_THREADS)] = 0
     """Threads for the engine; 0 lets it choose."""
-    budget_ms: Annotated[float, Field(gt=0)] | None = None
+    budget_ms: Annotated[float, Field(gt=0, le=MAX_BUDGET_MS)] | None = None
     """From capture to verdict; None: no deadline."""
     on_late: Action = Action.FAIL
     """What the gate does with a LATE part."""

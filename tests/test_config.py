@@ -192,6 +192,14 @@ def test_unknown_key_gets_a_hint(model: type[BaseModel], text: str, mistake: str
     assert mistakes_in(text, model, tmp_path) == (mistake,)
 
 
+@pytest.mark.parametrize("value", [".inf", ".nan", "1e300", "0"])
+def test_a_budget_is_a_time(value: str, tmp_path: Path) -> None:
+    """Without a deadline there is none; `run` counts how many cameras fit into it."""
+    (mistake,) = mistakes_in(f"budget_ms: {value}", StationConfig, tmp_path)
+
+    assert mistake.startswith("budget_ms: ")
+
+
 def test_all_mistakes_are_told_at_once(tmp_path: Path) -> None:
     """Nobody wants to mend a file one error at a time."""
     text = "steps: 0\nsede: 1\nbatch_size: many\ndecoder_stride: 2\ncontract: {size_hw: [100, 64], roi: 1}\n"

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from mapl_edge.calibration import at_most, percent
-from mapl_edge.config import MAX_THREADS, CameraConfig, PresenceConfig, StationConfig, TriggerConfig
+from mapl_edge.config import MAX_BUDGET_MS, MAX_THREADS, CameraConfig, PresenceConfig, StationConfig, TriggerConfig
 from mapl_edge.errors import OutputError
 from mapl_edge.masks import InspectedArea
 from mapl_edge.verdict import Outcome, Policy
@@ -55,7 +55,8 @@ def run(
     ] = None,
     max_frames: Annotated[int | None, typer.Option(help="Stop after so many verdicts, of each camera.", min=1)] = None,
     budget_ms: Annotated[
-        float | None, typer.Option(help="From capture to verdict; a part that takes longer is LATE.", min=0.001)
+        float | None,
+        typer.Option(help="From capture to verdict; a part that takes longer is LATE.", min=0.001, max=MAX_BUDGET_MS),
     ] = None,
     trigger: Annotated[
         str | None,
