@@ -20,6 +20,7 @@ from mapl_edge.runtime.background import Background
 from mapl_edge.runtime.inspector import Inspection
 from mapl_edge.runtime.sources import Shot
 from mapl_edge.runtime.spool import Spool
+from mapl_edge.runtime.store_lock import hold
 from mapl_edge.verdict import Verdict
 
 logger = logging.getLogger(__name__)
@@ -73,7 +74,7 @@ class JsonLines:
             end the run.
 
     Raises:
-        OutputError: the file exists, or cannot be written at all.
+        OutputError: the file exists, another run writes it, or it cannot be written at all.
     """
 
     def __init__(self, out: Path, station: dict[str, str], *, append: bool = False, elsewhere: bool = False) -> None:
@@ -81,6 +82,7 @@ class JsonLines:
         with files_errors(out):
             out.parent.mkdir(parents=True, exist_ok=True)
             self._file = out.open("r+b" if append and out.exists() else "x+b", buffering=0)
+            self._hold()
             self._take_off_half_a_line()
         self._lock, self._users = threading.Lock(), [self]
         self._spool = Spool(line_writer(self._file), str(out), elsewhere=elsewhere)
@@ -91,6 +93,16 @@ class JsonLines:
         other._station = station
         self._users.append(other)
         return other
+
+    def _hold(self) -> None:
+        """Keep other runs out; on a disk that has no locks, nobody can."""
+        try:
+            hold(self._file.fileno())
+        except BlockingIOError as exc:
+            self._file.close()
+            raise OutputError(f"{self._out}: another run writes it; end that one, or name another out") from exc
+        except OSError:
+            pass
 
     def _take_off_half_a_line(self) -> None:
         """Leave the file at its end, behind a whole line; a file that is not ours is not touched."""

@@ -32,7 +32,7 @@ def held_lock(path: Path) -> HeldLock:
     with files_errors(path):
         handle = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
     try:
-        _hold(handle)
+        hold(handle)
     except BaseException:
         os.close(handle)
         raise
@@ -42,7 +42,8 @@ def held_lock(path: Path) -> HeldLock:
 if sys.platform == "win32":
     import msvcrt
 
-    def _hold(handle: int) -> None:
+    def hold(handle: int) -> None:
+        """See below."""
         try:
             msvcrt.locking(handle, msvcrt.LK_NBLCK, 1)
         except OSError as exc:
@@ -50,5 +51,6 @@ if sys.platform == "win32":
 else:
     import fcntl
 
-    def _hold(handle: int) -> None:
+    def hold(handle: int) -> None:
+        """Hold an open file until it is closed or the process ends; BlockingIOError: somebody holds it."""
         fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)

@@ -161,6 +161,20 @@ def test_a_file_of_somebody_else_is_not_continued(tmp_path: Path, content: bytes
     assert out.read_bytes() == content
 
 
+def test_a_file_that_another_run_writes_is_not_continued(tmp_path: Path, inspection: Inspection) -> None:
+    """Each would write over the other's lines."""
+    out = tmp_path / "verdicts.jsonl"
+    first = JsonLines(out, {})
+    out.write_bytes(b'{"seq": 7')  # half a line of the one that writes
+
+    with pytest.raises(OutputError, match=r"verdicts.jsonl: another run writes it; end that one, or name another out"):
+        JsonLines(out, {}, append=True)
+
+    assert out.read_bytes() == b'{"seq": 7'
+    first.close()
+    JsonLines(out, {}, append=True).close()
+
+
 def test_a_full_disk_keeps_lines_until_there_is_room(
     tmp_path: Path, inspection: Inspection, disk: Disk, caplog: pytest.LogCaptureFixture
 ) -> None:
