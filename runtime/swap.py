@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import threading
+from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from mapl_edge.masks import InspectedArea
 from mapl_edge.runtime.inspector import Inspection, Inspects
 from mapl_edge.runtime.sources import Shot
+from mapl_edge.verdict import Outcome
+
+MOST_BEFORE = 4  # swaps ago; by then an engine that was stuck has been given up
 
 
 def _nobody(seq: int) -> None:
@@ -48,7 +52,9 @@ class SwapInspector:
 
     def __init__(self, first: Judging) -> None:
         self._lock = threading.Lock()
-        self._now, self._before, self._next = first, first, first
+        self._now, self._next = first, first
+        self._was_late = False  # a shot of what is in force
+        self._before: deque[Judging] = deque(maxlen=MOST_BEFORE)
         self.last: Shot | None = None
 
     def swap(self, after: Judging) -> None:
@@ -66,17 +72,17 @@ class SwapInspector:
         with self._lock:
             begins = self._next is not self._now
             if begins:
-                self._before, self._now = self._now, self._next
+                if self._was_late:
+                    self._before.append(self._now)
+                self._now, self._was_late = self._next, False
             now = self._now
         if begins:
             now.begin(shot.seq)
         inspection = now.sign(now.inspector.inspect(shot))
+        self._was_late |= inspection.verdict.outcome is Outcome.LATE
         self.last = shot
         return inspection
 
     def late_results(self) -> Sequence[Inspection]:
-        """See `Inspects`; also of the shot that was in hand at the last swap."""
-        found = [self._now.sign(each) for each in self._now.inspector.late_results()]
-        if self._before is not self._now:
-            found += [self._before.sign(each) for each in self._before.inspector.late_results()]
-        return found
+        """See `Inspects`; also of shots from before the last swaps."""
+        return [way.sign(each) for way in (*self._before, self._now) for each in way.inspector.late_results()]

@@ -10,6 +10,7 @@ from functools import partial
 from pathlib import Path
 
 import numpy as np
+import pytest
 
 from mapl_edge.calibration import Limits
 from mapl_edge.config import StoreConfig
@@ -120,16 +121,18 @@ def test_of_two_changes_before_a_shot_the_newer_one_counts() -> None:
     assert (score_limit, begun) == (0.2, ["second at 7"])
 
 
-def test_a_late_result_from_before_the_swap_is_still_told() -> None:
-    """With the digests that it was judged with."""
+@pytest.mark.parametrize("swaps", [1, 2])
+def test_a_late_result_from_before_a_swap_is_still_told(swaps: int) -> None:
+    """With the digests that it was judged with, also where another change follows soon."""
     hung = HangingEngine()
     hung.hang()
     inspector_of = partial(Inspector, contract=CONTRACT, limits=Limits(fail=0.9))
     with Watchdog([lambda: hung]) as watchdog:
         inspector = SwapInspector(Judging(DeadlineInspector(watchdog, inspector_of, 20), watchdog, OLD))
         late = inspector.inspect(replace(frame(0), t_mono=time.monotonic())).verdict
-        inspector.swap(judging(0.1, NEW, FakeEngine()))
-        after = inspector.inspect(frame(1)).verdict
+        for seq in range(swaps):
+            inspector.swap(judging(0.1, NEW, FakeEngine()))
+            after = inspector.inspect(frame(1 + seq)).verdict
         hung.release()
         until = time.monotonic() + 10
         while not (found := inspector.late_results()):
