@@ -10,9 +10,10 @@ import logging
 import threading
 import zlib
 from collections.abc import Callable, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
 
-from mapl_edge.errors import CameraError
+from mapl_edge.errors import BackendUnavailable, CameraError, ConfigError, MaplEdgeError, PictureError
 from mapl_edge.runtime.camera import Backoff
 from mapl_edge.runtime.inspector import Inspects
 from mapl_edge.runtime.loop import RunSummary, run
@@ -21,6 +22,7 @@ from mapl_edge.runtime.sources import Source
 
 logger = logging.getLogger(__name__)
 LOOK_S = 0.5  # how soon the end of all cameras is seen
+OF_ONE_CAMERA = (CameraError, ConfigError, PictureError, BackendUnavailable)  # the others are well
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,7 +48,8 @@ def run_cameras(
 ) -> list[RunSummary]:
     """Run a loop for each camera until all have ended or stop is set; see `run`.
 
-    A camera that ends or fails does so alone. Anything else that fails, such as a full disk, stops all.
+    A camera that ends or fails does so alone, also by a mistake in its configuration. Anything else that fails, such as
+    a full disk, stops all.
 
     Args:
         max_frames: of each camera.
@@ -59,18 +62,20 @@ def run_cameras(
         MaplEdgeError: what failed first, once all have ended; a camera's failure only where nothing worse did.
     """
     summaries = [RunSummary() for _ in cameras]
-    lost: list[CameraError] = []
+    lost: list[MaplEdgeError] = []
     failed: list[BaseException] = []
 
     def work(camera: Camera, summary: RunSummary) -> None:
         try:
-            source = _opened(camera, stop, tell)
-            if source is None:
+            with ExitStack() as without_a_run:
                 for sink in camera.sinks:
-                    sink.close()
-                return
+                    without_a_run.callback(sink.close)
+                source = _opened(camera, stop, tell)
+                if source is None:
+                    return
+                without_a_run.pop_all()
             run(source, camera.inspector, camera.sinks, stop, max_frames, summary)
-        except CameraError as exc:
+        except OF_ONE_CAMERA as exc:
             lost.append(exc)
             tell(f"camera {camera.name} has ended, the others go on: {exc}")
         except BaseException as exc:  # raised where the cameras were started

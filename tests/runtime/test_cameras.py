@@ -16,7 +16,7 @@ import pytest
 from mapl_edge.calibration import Limits
 from mapl_edge.config import CameraConfig, StoreConfig
 from mapl_edge.contract import InputContract
-from mapl_edge.errors import CameraError, CameraUnreachable, OutputError
+from mapl_edge.errors import CameraError, CameraUnreachable, ConfigError, MaplEdgeError, OutputError, PictureError
 from mapl_edge.frame import Frame
 from mapl_edge.runtime import (
     Camera,
@@ -126,6 +126,41 @@ def test_a_camera_that_fails_ends_alone(watchdog: Watchdog) -> None:
     assert [len(sink.outcomes) for sink in sinks] == [1, 50]
     assert [sink.closed for sink in sinks] == [1, 1]
     assert told == ["camera bad has ended, the others go on: other format"]
+
+
+@pytest.mark.parametrize(
+    "error",
+    [PictureError("belt.png", "is cut"), ConfigError("v4l2:0?widht=3", ["widht: unknown key"])],
+    ids=["picture", "config"],
+)
+def test_a_camera_that_can_never_open_ends_alone(watchdog: Watchdog, error: MaplEdgeError) -> None:
+    """A mistake of one camera is told, and is the run's error once the others have ended."""
+    told: list[str] = []
+    sinks = [Kept(), Kept()]
+
+    def wrong() -> Source:
+        raise error
+
+    cameras = [camera(watchdog, "bad", wrong, sinks[0]), camera(watchdog, "good", partial(Pictures, 50), sinks[1])]
+
+    with pytest.raises(type(error)):
+        run_cameras(cameras, threading.Event(), tell=told.append)
+
+    assert [len(sink.outcomes) for sink in sinks] == [0, 50]
+    assert told == [f"camera bad has ended, the others go on: {error}"]
+
+
+def test_sinks_of_a_camera_that_does_not_open_are_closed(watchdog: Watchdog) -> None:
+    """Whatever its opening raises; lines of others may wait in a file that they share."""
+    kept = Kept()
+
+    def broken() -> Source:
+        raise ZeroDivisionError
+
+    with pytest.raises(ZeroDivisionError):
+        run_cameras([camera(watchdog, "broken", broken, kept)], threading.Event())
+
+    assert kept.closed == 1
 
 
 def test_a_camera_that_does_not_open_holds_nobody_and_is_tried_again(watchdog: Watchdog) -> None:
