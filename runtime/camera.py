@@ -32,6 +32,7 @@ from mapl_edge.runtime.slot import Closed, NewestSlot
 logger = logging.getLogger(__name__)
 
 MAX_HUNG = 8  # threads left behind in a library that hangs; beyond this we wait for one to come back
+HUNG: dict[str, list[_Connection]] = {}  # of each camera; they outlive the `LiveCamera` that began them
 CLOSE_S = 1.0  # how long a reading thread may take to give its device back
 
 Tell = Callable[[str], None]
@@ -177,7 +178,7 @@ class LiveCamera:
         self._counts = CameraCounts()
         self._numbers = itertools.count()
         self._attempt: _Connection | None = None
-        self._hung: list[_Connection] = []
+        self._hung = HUNG.setdefault(uri, [])
         self._format: str | None = None
         self._told = ""
         self._last_good = self._clock.monotonic()
@@ -257,7 +258,7 @@ class LiveCamera:
         """
         if not self._move(CameraState.OPENING, failures=failures):
             raise Closed
-        self._hung = [connection for connection in self._hung if not connection.join(0)]
+        self._hung[:] = [connection for connection in self._hung if not connection.join(0)]
         if len(self._hung) >= MAX_HUNG:
             raise CameraStalled(
                 f"{redact(self._uri)}: {MAX_HUNG} attempts hang inside the camera's library; waiting for one to end, "

@@ -17,6 +17,7 @@ from mapl_edge.errors import BackendUnavailable, CameraError, ConfigError, MaplE
 from mapl_edge.runtime.camera import Backoff
 from mapl_edge.runtime.inspector import Inspects
 from mapl_edge.runtime.loop import RunSummary, run
+from mapl_edge.runtime.opening import opened
 from mapl_edge.runtime.sinks import Sink
 from mapl_edge.runtime.sources import Source
 
@@ -30,14 +31,16 @@ class Camera:
     """One camera of a station.
 
     Attributes:
-        open_source: called in the camera's thread, again and again while it raises CameraError.
+        open_source: called beside the camera's thread, again and again while it raises CameraError.
         sinks: closed when the camera ends.
+        retry_at_most_s: longest wait between two attempts to open it.
     """
 
     name: str
     open_source: Callable[[], Source]
     inspector: Inspects
     sinks: Sequence[Sink]
+    retry_at_most_s: float = 2.0
 
 
 def run_cameras(
@@ -98,12 +101,12 @@ def run_cameras(
 
 def _opened(camera: Camera, stop: threading.Event, tell: Callable[[str], None]) -> Source | None:
     """Try until it opens; None when stop was set."""
-    backoff = Backoff(seed=zlib.crc32(camera.name.encode()))
+    backoff = Backoff(most_s=camera.retry_at_most_s, seed=zlib.crc32(camera.name.encode()))
     for failures in itertools.count():
         if stop.is_set():
             break
         try:
-            return camera.open_source()
+            return opened(camera.open_source, stop)
         except CameraError as exc:
             if failures & (failures + 1) == 0:  # attempts 1, 2, 4, 8, ...
                 tell(f"camera {camera.name} does not open, attempt {failures + 1}: {exc}")

@@ -352,6 +352,31 @@ def test_a_signal_stops_cleanly(bundle: Bundle, tmp_path: Path, number: signal.S
     assert f"{len(verdicts)} part{'s' * (len(verdicts) != 1)}:" in words.decode()
 
 
+@pytest.mark.parametrize("others", [0, 1], ids=["alone", "beside another"])
+def test_a_signal_is_seen_while_a_camera_opens(bundle: Bundle, tmp_path: Path, others: int) -> None:
+    """Within a second or so, not after the camera's time to open."""
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        uri = f"http://127.0.0.1:{server.getsockname()[1]}/"
+        cameras = [{"name": "silent", "source": uri, "open_timeout_s": 600}]
+        cameras += [{"name": "well", "source": "line:?size=96&fps=20"}] * others
+        station = {"cameras": cameras} if others else {"camera": cameras[0]}
+        (tmp_path / "station.yaml").write_text(json.dumps(station))
+        process = subprocess.Popen(
+            [COMMAND, "run", str(bundle.path)], cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.PIPE
+        )
+        server.settimeout(60)
+        caller, _ = server.accept()  # and no answer
+        with caller:
+            process.send_signal(signal.SIGTERM)
+            told = time.monotonic()
+            _, words = process.communicate(timeout=60)
+            took_s = time.monotonic() - told
+
+    assert process.returncode == 0, words
+    assert took_s < 5, "with room for the end of the process"
+    assert b"Traceback" not in words
+
+
 def test_a_hangup_takes_new_limits_over_without_a_restart(bundle: Bundle, tmp_path: Path) -> None:
     """Lines and store say of each verdict what judged it, and none is lost."""
     (tmp_path / "station.yaml").write_text("reload: false\n")  # only when it is asked to

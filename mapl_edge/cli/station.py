@@ -129,7 +129,9 @@ def run(
         else:
             shared = SharedSink(systemd)
             jobs = [
-                Camera(each.camera.name, each.opened, lane.inspector, [*each.sinks, shared])
+                Camera(
+                    *(each.camera.name, each.opened, lane.inspector, [*each.sinks, shared]), each.camera.retry_at_most_s
+                )
                 for each, lane in zip(cameras, lanes, strict=True)
             ]
             summaries = run_cameras(jobs, stop, max_frames, tell)

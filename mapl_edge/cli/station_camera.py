@@ -9,6 +9,8 @@ from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING
 
+import typer
+
 from mapl_edge.cli.app import people
 from mapl_edge.cli.common import area_of
 from mapl_edge.config import CameraConfig
@@ -78,11 +80,14 @@ def station_camera(
 ) -> StationCamera:
     """A camera with its trigger served and its source opened, unless it may come later; without its sinks.
 
+    A stop while it opens is the end of the command.
+
     Raises:
         ContractMismatch: the limits were made with other masks.
         CameraError, OutputError, PictureError: source, trigger socket or background picture.
     """
     from mapl_edge.runtime import is_camera, source_from_uri
+    from mapl_edge.runtime.opening import opened
 
     area = area_of(loaded.bundle, loaded.calibration, camera)
     fields = {"run": run_name, "camera": camera.name, **loaded.digests}
@@ -94,7 +99,9 @@ def station_camera(
         open_source = partial(_triggered, open_source, camera, triggers, wait_s, stop, loaded)
     source: Source | None = None
     if alone or not is_camera(camera.source):  # a mistake in a name is told before anything runs
-        source = open_source()
+        source = opened(open_source, stop)
+        if source is None:
+            raise typer.Exit
         at_end.callback(source.close)
     return StationCamera(camera, loaded, budget_ms, fields, area, triggers, open_source, source)
 

@@ -278,7 +278,7 @@ def test_too_many_hanging_attempts_wait_for_one_to_end() -> None:
         attempts += 1
         return attempts > 20
 
-    live = LiveCamera(NAME, shelf, FAST, ManualClock(), tell=told.append, wait=wait)
+    live = LiveCamera("rtsp://hangs/1", shelf, FAST, ManualClock(), tell=told.append, wait=wait)
     for _ in live.shots():
         pass
 

@@ -7,6 +7,7 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
@@ -34,7 +35,8 @@ from mapl_edge.runtime import (
     run_cameras,
     source_from_uri,
 )
-from mapl_edge.runtime.camera import LiveCamera
+from mapl_edge.runtime import camera as live_camera
+from mapl_edge.runtime.camera import Device, LiveCamera
 from mapl_edge.testing import FakeEngine, HangingDevice, ManualClock
 from mapl_edge.verdict import Outcome
 
@@ -185,6 +187,83 @@ def test_a_camera_that_does_not_open_holds_nobody_and_is_tried_again(watchdog: W
     assert (len(ends.outcomes), len(late.outcomes)) == (10, 3)
     assert attempts["late"] >= 1
     assert all(line.startswith("camera late does not open, attempt ") for line in told)
+
+
+def test_a_camera_is_tried_as_often_as_its_configuration_says(watchdog: Watchdog) -> None:
+    """Also before it was there once."""
+    stop = threading.Event()
+    attempts = 0
+
+    def away() -> Source:
+        nonlocal attempts
+        attempts += 1
+        if attempts == 10:
+            stop.set()
+        raise CameraUnreachable("no cable")
+
+    started = time.monotonic()
+    run_cameras([replace(camera(watchdog, "away", away), retry_at_most_s=0.001)], stop, tell=lambda line: None)
+
+    assert attempts == 10
+    assert time.monotonic() - started < 1, "with 2 s it is 5 s at least"
+
+
+def test_openings_that_hang_are_few(watchdog: Watchdog, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each holds a thread, whichever attempt began it; a camera may be away for months."""
+    monkeypatch.setattr(live_camera, "CLOSE_S", 0)
+    released, stop = threading.Event(), threading.Event()
+    hung = tried = 0
+    problems = list[str]()
+
+    def hang() -> Device:
+        nonlocal hung
+        hung += 1
+        released.wait()
+        raise EOFError
+
+    def dead() -> Source:
+        nonlocal tried
+        tried += 1
+        if tried == 20:
+            stop.set()
+        try:
+            return LiveCamera("v4l2:hangs", hang, CameraConfig(open_timeout_s=0.001))
+        except CameraError as exc:
+            problems.append(str(exc))
+            raise
+
+    run_cameras([replace(camera(watchdog, "dead", dead), retry_at_most_s=0.001)], stop, tell=lambda line: None)
+    released.set()
+
+    assert (tried, hung) == (20, live_camera.MAX_HUNG)
+    assert "8 attempts hang inside the camera's library" in problems[-1]
+
+
+def test_a_stop_is_seen_while_a_camera_opens(watchdog: Watchdog) -> None:
+    """However long that may take; what opens later is given back."""
+    opening, opens, closed, stop = (threading.Event() for _ in range(4))
+
+    class Late(Pictures):
+        def close(self) -> None:
+            closed.set()
+
+    def slow() -> Source:
+        opening.set()
+        assert opens.wait(10)
+        return Late(3)
+
+    kept = Kept()
+    cameras = [camera(watchdog, "slow", slow, kept)]
+    running = threading.Thread(target=run_cameras, args=(cameras, stop), daemon=True)
+    running.start()
+    assert opening.wait(5)
+    stop.set()
+    running.join(1)
+
+    assert not running.is_alive()
+    assert (kept.closed, kept.outcomes) == (1, [])
+    opens.set()
+    assert closed.wait(5)
 
 
 def test_a_camera_that_hangs_holds_nobody(watchdog: Watchdog) -> None:
