@@ -48,7 +48,8 @@ def run_cameras(
     stop: threading.Event,
     max_frames: int | None = None,
     tell: Callable[[str], None] = logger.warning,
-) -> list[RunSummary]:
+    summaries: Sequence[RunSummary] | None = None,
+) -> Sequence[RunSummary]:
     """Run a loop for each camera until all have ended or stop is set; see `run`.
 
     A camera that ends or fails does so alone, also by a mistake in its configuration. Anything else that fails, such as
@@ -57,6 +58,7 @@ def run_cameras(
     Args:
         max_frames: of each camera.
         tell: gets a line when a camera does not open, and when one has failed for good.
+        summaries: of each camera; they count on, and are returned. What they hold is true even where a camera fails.
 
     Returns:
         What each camera did, in their order.
@@ -64,7 +66,7 @@ def run_cameras(
     Raises:
         MaplEdgeError: what failed first, once all have ended; a camera's failure only where nothing worse did.
     """
-    summaries = [RunSummary() for _ in cameras]
+    summaries = summaries or [RunSummary() for _ in cameras]
     lost: list[MaplEdgeError] = []
     failed: list[BaseException] = []
 

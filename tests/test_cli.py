@@ -221,6 +221,21 @@ def test_several_cameras_share_one_engine_and_one_file(bundle: Bundle, tmp_path:
     assert "right: 9 parts: 9 LATE" in ran.stderr
 
 
+def test_all_cameras_are_summed_up_where_one_fails(bundle: Bundle, tmp_path: Path) -> None:
+    """What the others did stands; the failure is the last line, and the exit code."""
+    (tmp_path / "station.yaml").write_text(
+        "store: store\ncameras:\n"
+        "- {name: well, source: 'line:?parts=4&size=96'}\n"
+        "- {name: wrong, source: 'v4l2:/dev/video0?widht=3'}\n"
+    )
+    told = mapl_edge("run", bundle.path, cwd=tmp_path, code=3).stderr
+
+    assert "well: 4 parts: " in told
+    assert "wrong: 0 parts: none" in told
+    assert "camera well: 4 triggers = " in told
+    assert told.splitlines()[-1].startswith("ConfigError: v4l2:/dev/video0?widht=3")
+
+
 def test_a_triggered_station_answers_on_its_socket(bundle: Bundle, tmp_path: Path) -> None:
     """One verdict for each TRIGGER, as documented with five lines of Python; nothing without one."""
     page = (Path(__file__).parents[1] / "docs" / "triggers.md").read_text(encoding="utf-8")

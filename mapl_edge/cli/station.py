@@ -75,7 +75,7 @@ def run(
     config: Annotated[Path | None, typer.Option(help="Station file; default: station.yaml, if it is here.")] = None,
 ) -> None:
     """Inspect one stream or several: one verdict per part, until the sources end or Ctrl-C."""
-    from mapl_edge.runtime import Camera, Reload, SharedSink, Store, SystemdSink, run_cameras
+    from mapl_edge.runtime import Camera, Reload, RunSummary, SharedSink, SystemdSink, run_cameras
     from mapl_edge.runtime import run as run_loop
     from mapl_edge.runtime.loaded import Wanted, loaded_bundle
 
@@ -123,9 +123,11 @@ def run(
         at_end.enter_context(reload_on_hangup(reloads))
         systemd = SystemdSink()
         at_end.callback(systemd.close)
+        summaries = [RunSummary() for _ in cameras]
+        at_end.callback(_tell_summaries, cameras, summaries, keep)
         if alone:
             (only,), (lane,) = cameras, lanes
-            summaries = [run_loop(only.opened(), lane.inspector, [*only.sinks, systemd], stop, max_frames)]
+            run_loop(only.opened(), lane.inspector, [*only.sinks, systemd], stop, max_frames, summaries[0])
         else:
             shared = SharedSink(systemd)
             jobs = [
@@ -134,12 +136,7 @@ def run(
                 )
                 for each, lane in zip(cameras, lanes, strict=True)
             ]
-            summaries = run_cameras(jobs, stop, max_frames, tell)
-    for member, summary in zip(cameras, summaries, strict=True):
-        _tell_summary(summary, "" if alone else f"{member.camera.name}: ")
-        for sink in member.sinks:
-            if isinstance(sink, Store):
-                tell(f"{keep}: {sink.ledger()}; {sink.dropped_pictures} pictures dropped")
+            run_cameras(jobs, stop, max_frames, tell, summaries)
 
 
 def _cameras(
@@ -282,6 +279,16 @@ def _tell_time(cameras: Sequence[StationCamera]) -> None:
 
 def _when(loaded: Loaded) -> str:
     return f"when it was proved here, {loaded.proof.at[:10]}"
+
+
+def _tell_summaries(cameras: Sequence[StationCamera], summaries: Sequence[RunSummary], keep: Path | None) -> None:
+    from mapl_edge.runtime import Store
+
+    for each, summary in zip(cameras, summaries, strict=True):
+        _tell_summary(summary, f"{each.camera.name}: " if len(cameras) > 1 else "")
+        for sink in each.sinks:
+            if isinstance(sink, Store):
+                people.print(f"{keep}: {sink.ledger()}; {sink.dropped_pictures} pictures dropped", markup=False)
 
 
 def _tell_summary(summary: RunSummary, which: str) -> None:
