@@ -279,6 +279,19 @@ def test_a_trigger_on_the_command_line_is_for_one_camera() -> None:
     assert "--trigger on the command line works with one camera, found 2; for several set trigger: of each" in words
 
 
+def test_cameras_on_the_command_line_fit_the_station(tmp_path: Path) -> None:
+    """A camera opens once, and a station's trigger is not left out in silence."""
+    (tmp_path / "station.yaml").write_text("camera: {trigger: {socket: cam0.sock}}\n")
+    twice = mapl_edge("run", "--camera", 0, "--camera", 1, "--camera", 0, code=2).stderr
+    triggered = mapl_edge("run", "--source", "a", "--source", "b", cwd=tmp_path, code=2).stderr
+
+    twice, triggered = (" ".join(told.replace("│", " ").split()) for told in (twice, triggered))
+    assert "--camera 0 is there twice; name each camera once" in twice
+    assert (
+        "camera.trigger of the station file is for one camera, found 2; for several set trigger: of each" in triggered
+    )
+
+
 def test_a_station_tells_systemd(bundle: Bundle, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Ready once it inspects, alive with the verdicts, stopping at the end."""
     with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as manager:

@@ -145,6 +145,9 @@ def _cameras(
     """The cameras of the command line, or else those of the station."""
     if indices and uris:
         raise typer.BadParameter("give --camera or --source, not both")
+    twice = next((index for index in indices if list(indices).count(index) > 1), None)
+    if twice is not None:
+        raise typer.BadParameter(f"--camera {twice} is there twice; name each camera once")
     named = list(uris) or [str(index) for index in indices]
     like = station.camera
     if trigger is not None:
@@ -165,8 +168,13 @@ def _cameras(
     if len(named) == 1:
         fps = like.fps if named[0] == like.source else None
         return [like.model_copy(update={"source": named[0], "fps": fps})]
+    if like.trigger is not None:
+        raise typer.BadParameter(
+            f"camera.trigger of the station file is for one camera, found {len(named)}; for several set trigger: of "
+            "each under cameras:"
+        )
     return [
-        like.model_copy(update={"source": uri, "name": f"camera-{index}", "trigger": None})
+        like.model_copy(update={"source": uri, "name": f"camera-{index}"})
         for index, uri in zip(indices or range(len(named)), named, strict=True)
     ]
 
