@@ -236,6 +236,16 @@ def test_all_cameras_are_summed_up_where_one_fails(bundle: Bundle, tmp_path: Pat
     assert told.splitlines()[-1].startswith("ConfigError: v4l2:/dev/video0?widht=3")
 
 
+def test_a_start_that_fails_ends_its_runs_in_the_store(bundle: Bundle, tmp_path: Path) -> None:
+    """A run that is open there counts as one that lives or was killed."""
+    limits = bundle.calibration_path
+    limits.write_text(limits.read_text().replace("  rows: ", "  rows: 3000 "))
+
+    mapl_edge("run", bundle.path, "--source", "line:?size=96", "--store", tmp_path / "store", code=5)
+
+    assert [path.name for path in (tmp_path / "store").iterdir()] == ["store.sqlite"]
+
+
 def test_a_triggered_station_answers_on_its_socket(bundle: Bundle, tmp_path: Path) -> None:
     """One verdict for each TRIGGER, as documented with five lines of Python; nothing without one."""
     page = (Path(__file__).parents[1] / "docs" / "triggers.md").read_text(encoding="utf-8")

@@ -99,7 +99,7 @@ def run(
             station_camera(each, bundles[path], budget, run_name, stop, at_end, alone=alone)
             for each, path, budget in zip(configs, paths, budgets, strict=True)
         ]
-        cameras = _with_sinks(opened, out, station, keep)
+        cameras = _with_sinks(opened, out, station, keep, at_end)
         for path, one in bundles.items():
             _tell_bundle(one, f"{path}: " if len(bundles) > 1 else "")
         for each in cameras:
@@ -223,9 +223,12 @@ def _inspector(
 
 
 def _with_sinks(
-    cameras: Sequence[StationCamera], out: Path | None, station: StationConfig, keep: Path | None
+    cameras: Sequence[StationCamera], out: Path | None, station: StationConfig, keep: Path | None, at_end: ExitStack
 ) -> list[StationCamera]:
-    """Where verdicts go: to who asked first, then to stdout or one file for all, to the store, to the drift charts."""
+    """Where verdicts go: to who asked first, then to stdout or one file for all, to the store, to the drift charts.
+
+    They are closed at the end also where no run comes to do it.
+    """
     from mapl_edge.runtime import DriftSink, JsonLines, RunIdentity, StdoutLines, open_store
 
     target = out or station.out
@@ -235,6 +238,7 @@ def _with_sinks(
     done = []
     for each in cameras:
         sinks: list[Sink] = [each.triggers] if each.triggers else []
+        at_end.callback(_close, sinks)
         if target is None:
             sinks.append(StdoutLines(each.fields, elsewhere=elsewhere))
         else:
@@ -250,6 +254,12 @@ def _with_sinks(
             sinks.append(DriftSink(calibration, station.drift, each.fields, keep, tell))
         done.append(replace(each, sinks=sinks))
     return done
+
+
+def _close(sinks: Sequence[Sink]) -> None:
+    with ExitStack() as each:
+        for sink in sinks:
+            each.callback(sink.close)
 
 
 def _tell_bundle(loaded: Loaded, which: str) -> None:
