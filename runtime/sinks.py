@@ -28,6 +28,7 @@ STDOUT = threading.Lock()  # lines are whole
 MOST_WAITING = 64  # inspections that wait for a sink
 CLOSE_S = 5.0  # how long a sink may take for what waits when the run ends
 LONGEST_LINE = 1 << 16  # bytes; a verdict is far shorter, whatever its file name or error
+BEHIND_ALL = 1 << 40  # bytes
 
 
 class Sink(Protocol):
@@ -95,7 +96,11 @@ class JsonLines:
         return other
 
     def _hold(self) -> None:
-        """Keep other runs out; on a disk that has no locks, nobody can."""
+        """Keep other runs out; on a disk that has no locks, nobody can.
+
+        Windows lets nobody read what is locked: a byte that no line reaches.
+        """
+        self._file.seek(BEHIND_ALL)
         try:
             hold(self._file.fileno())
         except BlockingIOError as exc:
