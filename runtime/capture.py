@@ -14,6 +14,7 @@ from pydantic import Field
 from mapl_edge.arrays import AnyArray
 from mapl_edge.config import Section, config_from_dict
 from mapl_edge.errors import CameraError, CameraUnreachable
+from mapl_edge.redact import redact
 from mapl_edge.runtime.reach import address_from_url, check_listening, check_rtsp
 
 
@@ -70,7 +71,7 @@ def v4l2_device(uri: str) -> CaptureDevice:
         ConfigError: an unknown key or a wrong value.
     """
     path, _, query = uri.removeprefix("v4l2:").partition("?")
-    given = config_from_dict(dict(urllib.parse.parse_qsl(query, keep_blank_values=True)), V4l2Uri, where=uri)
+    given = config_from_dict(dict(urllib.parse.parse_qsl(query, keep_blank_values=True)), V4l2Uri, where=redact(uri))
     name = path.removeprefix("/dev/video")
     found = ", ".join(sorted(device.name for device in Path("/dev").glob("video*"))) or "none"
     problem = (

@@ -16,6 +16,7 @@ from pydantic import Field
 from mapl_edge.arrays import AnyArray
 from mapl_edge.config import Section, config_from_dict
 from mapl_edge.errors import BackendUnavailable, CameraError, CameraStalled, CameraUnreachable, MaplEdgeError
+from mapl_edge.redact import redact
 
 _FROM_RGB = {1: None, 3: cv2.COLOR_RGB2BGR, 4: cv2.COLOR_RGBA2BGR}
 _FROM_BAYER = {  # OpenCV names a pattern by its second row, GenICam by its first
@@ -51,7 +52,7 @@ class GenicamDevice:
 
     def __init__(self, uri: str, read_timeout_s: float) -> None:
         serial, _, query = uri.removeprefix("genicam:").partition("?")
-        given = config_from_dict(dict(urllib.parse.parse_qsl(query)), GenicamUri, where=uri)
+        given = config_from_dict(dict(urllib.parse.parse_qsl(query)), GenicamUri, where=redact(uri))
         self._name, self._timeout_s = f"GenICam camera {serial!r}", read_timeout_s
         producers = _producers(given.cti)
         self._harvester, self._camera = _harvester(), None

@@ -17,6 +17,7 @@ from mapl_edge.arrays import UInt8Array
 from mapl_edge.clock import Clock
 from mapl_edge.config import Section, config_from_dict
 from mapl_edge.frame import Frame
+from mapl_edge.redact import redact
 from mapl_edge.runtime.sources import Blank, Shot
 from mapl_edge.testing.ageing import Ageing
 from mapl_edge.testing.conveyor import Conveyor
@@ -70,7 +71,7 @@ def line_source(uri: str, clock: Clock) -> LineSource:
         ConfigError: an unknown key or a wrong value; all at once.
     """
     query = dict(urllib.parse.parse_qsl(uri.partition("?")[2], keep_blank_values=True))
-    return LineSource(config_from_dict(query, LineUri, where=uri), clock)
+    return LineSource(config_from_dict(query, LineUri, where=redact(uri)), clock)
 
 
 class LineSource:

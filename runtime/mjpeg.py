@@ -125,5 +125,5 @@ def _open(address: NetworkAddress, timeout_s: float) -> Any:
     except (http.client.HTTPException, ValueError) as exc:
         said = type(exc).__name__
         raise CameraUnreachable(
-            f"{address.shown}: what listens at port {address.port} does not speak HTTP ({said})"
+            f"{address.shown}: what listens at {address.where} does not speak HTTP ({said})"
         ) from None

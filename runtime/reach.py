@@ -10,9 +10,10 @@ import urllib.parse
 from dataclasses import dataclass, field
 
 from mapl_edge.errors import CameraUnreachable
-from mapl_edge.redact import redact
+from mapl_edge.redact import HIDDEN, redact
 
 DEFAULT_PORTS = {"rtsp": 554, "http": 80, "https": 443}
+ENCODE = "write / ? # @ : in a password as %2F %3F %23 %40 %3A"
 ANSWER_LIMIT = 65536  # bytes; a longer answer to DESCRIBE is no camera's
 
 
@@ -23,12 +24,14 @@ class NetworkAddress:
     Attributes:
         url: without user and password, safe to hand to libraries.
         shown: as the user gave it, without secrets.
+        where: host and port for people, unless they may be a piece of a password with a / in it.
         user: percent-decoded; None without one.
         password: percent-decoded; never in the repr.
     """
 
     url: str
     shown: str
+    where: str
     scheme: str
     host: str
     port: int
@@ -47,24 +50,26 @@ def address_from_url(url: str) -> NetworkAddress:
         parts = urllib.parse.urlsplit(url)
         host, port = parts.hostname, parts.port
     except ValueError:  # its text may hold a piece of the password
-        raise CameraUnreachable(
-            f"{shown}: the port is not a number from 1 to 65535; write / ? # @ : in a password as %2F %3F %23 %40 %3A"
-        ) from None
+        raise CameraUnreachable(f"{shown}: the port is not a number from 1 to 65535; {ENCODE}") from None
     if not host or any(c.isspace() for c in url):
         problem = "there is no host in it" if not host else "there is a space in it; write it as %20"
         raise CameraUnreachable(f"{shown}: {problem}; expected {parts.scheme}://user:password@host:port/path")
     bare = parts._replace(netloc=parts.netloc.rpartition("@")[2]).geturl()
+    port = port or DEFAULT_PORTS[parts.scheme]
+    torn = "@" in parts._replace(netloc="").geturl()
+    where = f"{HIDDEN} ({ENCODE})" if torn and ":" in parts.netloc else f"{host}:{port}"
     user, password = (
         None if given is None else urllib.parse.unquote(given) for given in (parts.username, parts.password)
     )
-    return NetworkAddress(bare, shown, parts.scheme, host, port or DEFAULT_PORTS[parts.scheme], user, password)
+    return NetworkAddress(bare, shown, where, parts.scheme, host, port, user, password)
 
 
 def unreachable(address: NetworkAddress, exc: OSError) -> CameraUnreachable:
     """What a failed connection means."""
-    where = f"{address.host}:{address.port}"
+    where = address.where
     if isinstance(exc, socket.gaierror):
-        says = f"no host of the name {address.host!r} is known; check the spelling, or give its IP address"
+        name = repr(address.host) if where.startswith(address.host) else where
+        says = f"no host of the name {name} is known; check the spelling, or give its IP address"
     elif isinstance(exc, ConnectionRefusedError):
         says = f"the host is there, but nothing listens at {where}; check the port, and that the camera serves it"
     elif isinstance(exc, TimeoutError):
@@ -82,6 +87,7 @@ def refused(address: NetworkAddress, status: int) -> CameraUnreachable:
         says = f"wrong user or password (status {status}); the camera is there"
     elif status in (404, 410, 454):
         path = redact(urllib.parse.urlsplit(address.url)._replace(scheme="", netloc="").geturl()) or "/"
+        path = path if "@" not in path else HIDDEN + path[path.rindex("@") :]
         says = f"the camera is there, but has no stream at {path!r} (status {status}); check the path"
     else:
         says = f"the camera answers with status {status}; check its settings and how many viewers it allows"
@@ -112,7 +118,7 @@ def check_rtsp(address: NetworkAddress, timeout_s: float) -> None:
     except OSError as exc:
         raise unreachable(address, exc) from exc
     if status == 0:
-        raise CameraUnreachable(f"{address.shown}: what listens at port {address.port} does not speak RTSP")
+        raise CameraUnreachable(f"{address.shown}: what listens at {address.where} does not speak RTSP")
     if status != 200:
         raise refused(address, status)
 
