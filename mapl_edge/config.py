@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import re
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar, get_args
 
@@ -13,7 +14,7 @@ from pydantic_core import ErrorDetails
 from mapl_edge.contract import InputContract
 from mapl_edge.errors import ConfigError
 from mapl_edge.polygon import Polygon, polygon_from_list
-from mapl_edge.redact import redact_text
+from mapl_edge.redact import HIDDEN, redact
 from mapl_edge.verdict import Action
 
 STATION_FILE = Path("station.yaml")
@@ -301,9 +302,12 @@ def config_from_yaml(path: Path, model: type[ModelT]) -> ModelT:
         ConfigError: the file is missing or not YAML, a key is unknown, a value is wrong; all mistakes at once.
     """
     try:
-        content = yaml.safe_load(path.read_text(encoding="utf-8"))
+        content = yaml.load(path.read_text(encoding="utf-8"), _Loader)
     except OSError as exc:
         raise ConfigError(str(path), [f"cannot be read ({exc.strerror}); check the path"]) from exc
+    except yaml.MarkedYAMLError as exc:
+        told = [_told(exc.context, exc.context_mark), _told(exc.problem, exc.problem_mark)]
+        raise ConfigError(str(path), [f"is not YAML: {', '.join(filter(None, told))}"]) from None  # it quotes the line
     except (yaml.YAMLError, ValueError, RecursionError) as exc:
         raise ConfigError(str(path), [f"is not YAML: {' '.join(str(exc).split())}"]) from exc
     return config_from_dict({} if content is None else content, model, where=str(path))
@@ -314,7 +318,26 @@ def config_from_dict(content: Any, model: type[ModelT], where: str = "config") -
     try:
         return model.model_validate(content)
     except ValidationError as exc:
-        raise ConfigError(where, [_mistake(error, model) for error in exc.errors()]) from exc
+        raise ConfigError(where, [_mistake(error, model) for error in exc.errors()]) from None  # it quotes values
+
+
+class _Loader(yaml.SafeLoader):
+    """Says where a value is that Python cannot make of its text."""
+
+    def construct_object(self, node: yaml.Node, deep: bool = False) -> Any:
+        try:
+            return super().construct_object(node, deep)
+        except (ValueError, LookupError, AttributeError):
+            problem = "found a value that cannot be read; put it in quotes if it is text"
+            raise yaml.constructor.ConstructorError(None, None, problem, node.start_mark) from None
+
+
+def _told(says: str | None, mark: yaml.Mark | None) -> str:
+    """One half of what is wrong with a file, without the names in it: they may be of an address."""
+    if says is None or mark is None:
+        return says or ""
+    says = re.sub(r"(alias|anchor|handle|tag) (['\"]).*\2", rf"\1 '{HIDDEN}'", says)
+    return f"{says} (line {mark.line + 1}, column {mark.column + 1})"
 
 
 def _mistake(error: ErrorDetails, model: type[BaseModel]) -> str:
@@ -323,11 +346,17 @@ def _mistake(error: ErrorDetails, model: type[BaseModel]) -> str:
         if error["type"] == "value_error" and not error["loc"]:  # of the document as a whole: it is not shown whole
             return error["msg"].removeprefix("Value error, ")
         says = "expected a path" if error["type"] == "path_type" else error["msg"].removeprefix("Value error, ")
-        return f"{path}: {says[:1].lower()}{says[1:]}, found {redact_text(repr(error['input']), '')}"
+        return f"{path}: {says[:1].lower()}{says[1:]}, found {redact(repr(error['input']))}"
     known = _keys_at(model, error["loc"][:-1])
     close = difflib.get_close_matches(str(error["loc"][-1]), known, n=1)
     hint = f"did you mean '{close[0]}'?" if close else f"known keys: {', '.join(known)}"
+    path = ".".join(map(str, (*error["loc"][:-1], _shown(error["loc"][-1]))))
     return f"{path}: unknown key, {hint}"
+
+
+def _shown(key: int | str) -> str:
+    """A key in a message; a piece of an address that YAML takes for one is not shown."""
+    return str(key) if re.fullmatch(r"[\w -]+", str(key)) else HIDDEN
 
 
 def _keys_at(model: type[BaseModel], loc: tuple[int | str, ...]) -> list[str]:

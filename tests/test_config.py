@@ -2,6 +2,7 @@
 
 import ast
 import re
+import traceback
 from pathlib import Path
 from typing import Any, get_args
 
@@ -273,6 +274,41 @@ def test_file_that_is_not_yaml_is_refused(content: bytes, tmp_path: Path) -> Non
     with pytest.raises(ConfigError, match=r"settings\.yaml: is not YAML: ") as caught:
         config_from_yaml(path, TrainConfig)
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("text", "says"),
+    [
+        ("camera:\n  source: rtsp://me:geheim@cam/1: x", r"are not allowed here \(line 2, column 33\)$"),
+        (
+            "camera:\n  source: 'rtsp://me:geheim@cam/1",
+            r"column 11\), found unexpected end of stream \(line 2",
+        ),
+        ('camera:\n  source: "rtsp://me:ge\\heim@cam/1"', r"unknown escape character 'h' \(line 2, column 25\)"),
+        ("camera:\n  source: @rtsp://me:geheim@cam/1", r"'@' that cannot start any token \(line 2, column 11\)"),
+        ("source: *geheim", r"undefined alias '\*\*\*' \(line 1, column 9\)"),
+        ("source: !geheim'x 1", r"for the tag '\*\*\*' \(line 1, column 9\)"),
+        ("threads: !!int geheim", r"put it in quotes if it is text \(line 1, column 10\)"),
+        ("reload: !!bool geheim", r"put it in quotes if it is text \(line 1, column 9\)"),
+        (
+            "camera: {source: 'rtsp://me:geheim@cam/1', 'source rtsp://me:geheim@cam/1': x}",
+            r"camera\.\*\*\*: unknown key",
+        ),
+        ("camera: {source=rtsp://me:geheim@cam/1}", r"camera\.\*\*\*: unknown key"),
+        ("camera: {source: rtsp://me:ge,heim@cam/1}", r"camera\.\*\*\*: unknown key"),
+        ('camera: {source: ["rtsp://me:ge heim@cam/1"]}', r"camera\.source: .*\*\*\*@cam/1"),
+        ('camera: "me:ge heim@cam/1"', r"camera: .*\*\*\*@cam/1"),
+    ],
+)
+def test_no_mistake_quotes_the_cameras_password(text: str, says: str, tmp_path: Path) -> None:
+    """What is wrong and where; the line itself may hold an address. The cause behind the error is no better place."""
+    path = tmp_path / "station.yaml"
+    path.write_text(text)
+
+    with pytest.raises(ConfigError, match=says) as told:
+        config_from_yaml(path, StationConfig)
+
+    assert "heim" not in "".join(traceback.format_exception(told.value))
 
 
 @pytest.mark.parametrize("text", ["[1, 2]", "just text", "42"], ids=repr)
