@@ -4,12 +4,22 @@ from __future__ import annotations
 
 import difflib
 import re
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar, get_args
 
 import yaml
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, PositiveInt, ValidationError, model_validator
-from pydantic_core import ErrorDetails
+from pydantic import (
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    ModelWrapValidatorHandler,
+    PositiveInt,
+    ValidationError,
+    model_validator,
+)
+from pydantic_core import ErrorDetails, InitErrorDetails, PydanticCustomError
 
 from mapl_edge.contract import InputContract
 from mapl_edge.errors import ConfigError
@@ -22,12 +32,36 @@ MAX_BUDGET_MS = 86_400_000.0  # a day; no budget is no deadline
 MAX_THREADS = 256  # an engine starts as many as it is told to, and takes the machine down with them
 EncoderName = Literal["efficientnet_lite0", "efficientnet_lite1", "efficientnet_lite2", "resnet18", "vaegan"]
 ModelT = TypeVar("ModelT", bound=BaseModel)
+SectionT = TypeVar("SectionT", bound="Section")
 
 
 class Section(BaseModel):
     """A part of a configuration: frozen, unknown keys are mistakes."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+
+    @classmethod
+    def _between_keys(cls, content: Mapping[str, Any]) -> list[str]:
+        """What is wrong between keys, each of which may be right or not."""
+        return []
+
+    @model_validator(mode="wrap")
+    @classmethod
+    def _all_told(cls, content: Any, handler: ModelWrapValidatorHandler[SectionT]) -> SectionT:
+        """An "after" validator would have no say where a key is wrong."""
+        between = cls._between_keys(content) if isinstance(content, Mapping) else []
+        if not between:
+            return handler(content)
+        errors: list[InitErrorDetails] = []
+        try:
+            handler(content)
+        except ValidationError as exc:
+            for error in exc.errors():
+                kind = PydanticCustomError(error["type"], "{says}", {"says": error["msg"]})
+                errors.append(InitErrorDetails(type=kind, loc=error["loc"], input=error["input"]))
+        for says in between:
+            errors.append(InitErrorDetails(type="value_error", input=content, ctx={"error": ValueError(says)}))
+        raise ValidationError.from_exception_data(cls.__name__, errors)
 
 
 class HealthConfig(Section):
@@ -86,12 +120,12 @@ class TriggerConfig(Section):
             return {**content, "presence": {}}
         return content
 
-    @model_validator(mode="after")
-    def _one_of_them(self) -> TriggerConfig:
-        if (self.socket is None) == (self.presence is None):
-            found = "neither" if self.socket is None else "both"
-            raise ValueError(f"found {found} of socket: and presence:, expected one of them")
-        return self
+    @classmethod
+    def _between_keys(cls, content: Mapping[str, Any]) -> list[str]:
+        given = [content.get(key) is not None for key in ("socket", "presence")]
+        if sum(given) == 1:
+            return []
+        return [f"found {'both' if all(given) else 'neither'} of socket: and presence:, expected one of them"]
 
 
 def _drawing(content: Any) -> Any:
@@ -100,12 +134,14 @@ def _drawing(content: Any) -> Any:
         return content
     if not isinstance(content, list | tuple) or not content:
         raise ValueError("expected polygons [[[x, y], ...], ...] or the name of a PNG file")
-    polygons = []
+    polygons, mistakes = [], []
     for number, points in enumerate(content):
         try:
             polygons.append(polygon_from_list(points))
         except ValueError as exc:
-            raise ValueError(f"polygon {number} {exc}") from exc
+            mistakes.append(f"polygon {number} {exc}")
+    if mistakes:
+        raise ValueError("; ".join(mistakes))
     return tuple(polygons)
 
 
@@ -201,15 +237,20 @@ class StationConfig(Section):
     reload: bool = True
     """Take over what changes in the bundle's folder while the station runs; False: only at SIGHUP."""
 
-    @model_validator(mode="after")
-    def _one_camera_or_several(self) -> StationConfig:
-        names = [camera.name for camera in self.cameras]
-        twice = sorted({name for name in names if names.count(name) > 1})
-        if self.cameras and "camera" in self.model_fields_set:
-            raise ValueError("there is camera: and cameras:, expected one of them; move it into the list")
-        if twice:
-            raise ValueError(f"cameras: the name {twice[0]!r} is there twice; give each camera its own")
-        return self
+    @classmethod
+    def _between_keys(cls, content: Mapping[str, Any]) -> list[str]:
+        cameras, mistakes = content.get("cameras"), []
+        if not isinstance(cameras, list | tuple) or not cameras:
+            return []
+        if "camera" in content:
+            mistakes.append("there is camera: and cameras:, expected one of them; move it into the list")
+        unnamed = CameraConfig.model_fields["name"].default
+        names = [
+            each.get("name", unnamed) if isinstance(each, Mapping) else getattr(each, "name", None) for each in cameras
+        ]
+        for name in sorted({name for name in names if isinstance(name, str) and names.count(name) > 1}):
+            mistakes.append(f"cameras: the name {name!r} is there twice; give each camera its own")
+        return mistakes
 
 
 class TrainConfig(Section):
@@ -302,7 +343,10 @@ def config_from_yaml(path: Path, model: type[ModelT]) -> ModelT:
         ConfigError: the file is missing or not YAML, a key is unknown, a value is wrong; all mistakes at once.
     """
     try:
-        content = yaml.load(path.read_text(encoding="utf-8"), _Loader)
+        loader = _Loader(path.read_text(encoding="utf-8"))
+        document = loader.get_single_node()
+        twice = list(_keys_twice(document, "", set()))
+        content = {} if document is None else loader.construct_document(document)
     except OSError as exc:
         raise ConfigError(str(path), [f"cannot be read ({exc.strerror}); check the path"]) from exc
     except yaml.MarkedYAMLError as exc:
@@ -310,15 +354,42 @@ def config_from_yaml(path: Path, model: type[ModelT]) -> ModelT:
         raise ConfigError(str(path), [f"is not YAML: {', '.join(filter(None, told))}"]) from None  # it quotes the line
     except (yaml.YAMLError, ValueError, RecursionError) as exc:
         raise ConfigError(str(path), [f"is not YAML: {' '.join(str(exc).split())}"]) from exc
-    return config_from_dict({} if content is None else content, model, where=str(path))
+    return _checked({} if content is None else content, model, str(path), twice)
 
 
 def config_from_dict(content: Any, model: type[ModelT], where: str = "config") -> ModelT:
     """Check a parsed YAML document against `model`; see `config_from_yaml`."""
+    return _checked(content, model, where, [])
+
+
+def _checked(content: Any, model: type[ModelT], where: str, mistakes: list[str]) -> ModelT:
+    """The content as `model`, unless it has mistakes beside those that are known already."""
+    config = None
     try:
-        return model.model_validate(content)
+        config = model.model_validate(content)
     except ValidationError as exc:
-        raise ConfigError(where, [_mistake(error, model) for error in exc.errors()]) from None  # it quotes values
+        mistakes = mistakes + [_mistake(error, model) for error in exc.errors()]
+    if config is None or mistakes:  # not inside the except: its error quotes values
+        raise ConfigError(where, mistakes)
+    return config
+
+
+def _keys_twice(node: yaml.Node | None, path: str, seen: set[int]) -> Iterator[str]:
+    """The keys that a mapping has more than once, of which the last would win; `path` ends with a dot."""
+    if id(node) in seen:  # an alias
+        return
+    seen.add(id(node))
+    if isinstance(node, yaml.SequenceNode):
+        for number, each in enumerate(node.value):
+            yield from _keys_twice(each, f"{path}{number}.", seen)
+    elif isinstance(node, yaml.MappingNode):
+        lines: dict[str, int] = {}
+        for key, value in node.value:
+            line, name = key.start_mark.line + 1, f"{path}{_shown(key.value)}"
+            if str(key.value) in lines:
+                yield f"{name}: is there in line {lines[str(key.value)]} and in line {line}, expected once"
+            lines.setdefault(str(key.value), line)
+            yield from _keys_twice(value, f"{name}.", seen)
 
 
 class _Loader(yaml.SafeLoader):

@@ -217,6 +217,79 @@ def test_all_mistakes_are_told_at_once(tmp_path: Path) -> None:
     }
 
 
+@pytest.mark.parametrize(
+    ("text", "starts"),
+    [
+        (
+            "camera: {name: x}\ncameras: [{name: a}, {name: a}, {name: b}, {name: b}]\nthreads: -1\nsead: 1",
+            ["threads: ", "sead: ", "there is camera: and", "cameras: the name 'a'", "cameras: the name 'b'"],
+        ),
+        (
+            "cameras: [{name: a, fps: 0}, {name: a, trigger: {queue: 0}}]",
+            [
+                "cameras.0.fps: ",
+                "cameras.1.trigger.queue: ",
+                "cameras.1.trigger: found neither",
+                "cameras: the name 'a'",
+            ],
+        ),
+        (
+            "cameras: [7, {fps: 1}, {}, {name: [a]}]",
+            ["cameras.0: ", "cameras.3.name: ", "cameras: the name 'camera-0'"],
+        ),
+        (
+            "camera: {trigger: {socket: x, presence: true, queue: 0}}",
+            ["camera.trigger.queue: ", "camera.trigger: found b"],
+        ),
+        ("budget_ms: 1\nbudget_ms: 2\nthreads: -1", ["budget_ms: is there in line 1 and in line 2", "threads: "]),
+        (
+            "camera: {fps: 1}\ncameras:\n- name: a\n- name: b\n  fps: 1\n\n  fps: 0\ncamera: {}",
+            [
+                "cameras.1.fps: is there in line 5 and in line 7",
+                "camera: is there in line 1 and in line 8",
+                "cameras.1.fps: input should be greater than 0",
+                "there is camera: and cameras:",
+            ],
+        ),
+        (
+            "threads: &a 1\nthreads: *a\nthreads: 3",
+            ["threads: is there in line 1 and in line 2", "threads: is there in line 1 and in line 3"],
+        ),
+        (
+            "a: &a {b: 1, b: 2}\nx: [*a, *a]",
+            ["a.b: is there in line 1 and in line 1", "a: unknown key", "x: unknown key"],
+        ),
+        ("rtsp://me:geheim@h: 1\nrtsp://me:geheim@h: 2", ["***: is there in line 1 and in line 2", "***: unknown key"]),
+    ],
+    ids=["station", "cameras", "odd-cameras", "trigger", "key-twice", "keys-twice", "thrice", "alias", "no-secrets"],
+)
+def test_what_is_wrong_between_keys_is_told_beside_what_is_wrong_in_them(
+    text: str, starts: list[str], tmp_path: Path
+) -> None:
+    """The later of two equal keys would win in silence."""
+    mistakes = mistakes_in(text, StationConfig, tmp_path)
+
+    assert len(mistakes) == len(starts), mistakes
+    assert all(mistake.startswith(start) for mistake, start in zip(mistakes, starts, strict=True)), mistakes
+
+
+def test_all_polygons_that_are_wrong_are_told(tmp_path: Path) -> None:
+    """A drawing may have many."""
+    (mistake,) = mistakes_in("camera: {inspect: [[[0, 0]], [[0, 0], [9, 0], [0, 9]], x]}", StationConfig, tmp_path)
+
+    assert "polygon 0 has 1 points, expected 3 to 1000; polygon 2 expected a list of points [x, y], found" in mistake
+
+
+def test_a_merged_section_may_be_overridden(tmp_path: Path) -> None:
+    """YAML's own way of saying something once: `<<` is no second key."""
+    path = tmp_path / "station.yaml"
+    path.write_text("cameras:\n- &a {name: a, fps: 1, open_timeout_s: 3}\n- {<<: *a, name: b, fps: 2}\n")
+
+    first, second = config_from_yaml(path, StationConfig).cameras
+
+    assert (first.fps, second.name, second.fps, second.open_timeout_s) == (1, "b", 2, 3)
+
+
 WRONG_VALUES = {
     "steps: 0": ["steps", "greater than or equal to 1", "0"],
     "batch_size: many": ["batch_size", "integer", "'many'"],
