@@ -57,7 +57,7 @@ class Triggers:
         self.closed = False
 
     def trigger(self, name: str = "") -> Future[Inspection]:
-        """A part is there; from any thread. The verdict is the future's result.
+        """A part is there; from any thread. The verdict is the future's result; it is made even if that is cancelled.
 
         Raises:
             CameraError: the camera's run has ended.
@@ -92,7 +92,7 @@ class Triggers:
         """See `Sink`."""
         with self.changed:
             trigger = self._asked.pop(inspection.verdict.seq, None)
-        if trigger is not None:
+        if trigger is not None and trigger.answer.set_running_or_notify_cancel():
             trigger.answer.set_result(inspection)
 
     def close(self) -> None:
@@ -103,7 +103,8 @@ class Triggers:
             self.waiting.clear()
             self.changed.notify_all()
         for trigger in left:
-            trigger.answer.set_exception(CameraError(STOPPED))
+            if trigger.answer.set_running_or_notify_cancel():
+                trigger.answer.set_exception(CameraError(STOPPED))
 
 
 class TriggeredSource:

@@ -153,6 +153,32 @@ def test_a_folder_gives_the_next_picture_at_each_trigger() -> None:
         triggers.trigger()
 
 
+def test_an_asker_that_waits_no_longer_delays_nobody(start: Callable[..., Station]) -> None:
+    """`asyncio.wait_for` cancels what it gave up: the verdict is made all the same, and nobody is told."""
+    station = start()
+    station.engine.hang()
+    first, left = [station.triggers.trigger(name) for name in ("first", "left")]
+    assert station.engine.is_hanging.wait(10)
+    assert left.cancel()
+    station.engine.release()
+    after = station.triggers.trigger("after")
+
+    assert [answer.result(10).verdict.outcome for answer in (first, after)] == [Outcome.PASS] * 2
+    assert station.summary.frames == 3
+
+
+def test_a_run_ends_whoever_waits_no_longer() -> None:
+    """Those that wait still are told."""
+    triggers = Triggers()
+    left, waits = triggers.trigger(), triggers.trigger()
+    assert left.cancel()
+
+    triggers.close()
+
+    with pytest.raises(CameraError, match="stopped before"):
+        waits.result(1)
+
+
 def talk(path: Path, words: bytes, answers: int) -> list[dict[str, object]]:
     """Say something on a connection of its own and read so many lines."""
     with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as client:
