@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable
 
+from mapl_edge.arrays import UInt8Array
 from mapl_edge.camera_health import CameraReference, Check, Measures, fault_in, frozen, measure
 from mapl_edge.config import CameraConfig, HealthConfig
 from mapl_edge.frame import Frame
@@ -40,6 +41,7 @@ class CameraGate:
         self._roi, self._tell, self._frozen_after = roi_xywh, tell, frozen_after
         self._checks = wanted_checks(config)
         self._before: Measures | None = None
+        self._image: UInt8Array | None = None
         self._same = 1  # pictures in a row, the newest included
         self._faults = 0  # in a row
 
@@ -66,17 +68,18 @@ class CameraGate:
     def fault(self, frame: Frame) -> str | None:
         """What is wrong with the camera, in one line; None: let the model judge."""
         found = measure(frame.image, self._roi)
-        frozen_problem = self._frozen_fault(found)
+        frozen_problem = self._frozen_fault(found, frame.image)
         problem = fault_in(found, self._reference, self._checks, self._config.tolerance) or frozen_problem
         self._count(problem)
         return problem and f"camera {self._name!r} {problem}"
 
-    def _frozen_fault(self, found: Measures) -> str | None:
+    def _frozen_fault(self, found: Measures, image: UInt8Array) -> str | None:
         if self._frozen_after is None:
             return None
-        same = self._before is not None and frozen(self._before, found)
-        self._same = self._same + 1 if same else 1
-        self._before = found
+        if image is not self._image:  # else one frame answers several triggers
+            same = self._before is not None and frozen(self._before, found)
+            self._same = self._same + 1 if same else 1
+            self._before, self._image = found, image
         if self._same < self._frozen_after:
             return None
         return (

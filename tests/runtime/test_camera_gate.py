@@ -1,6 +1,7 @@
 """A camera's fault is an error of its own: the model has no say in it, people hear of it once."""
 
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -93,7 +94,7 @@ def test_the_same_picture_five_times_is_a_frozen_live_camera(reference: CameraRe
     gate.begin("line:?fps=10", live=True)
     image = LINE.good(40).image
 
-    faults = [gate.fault(frame(image)) for _ in range(6)]
+    faults = [gate.fault(frame(image.copy())) for _ in range(6)]
 
     assert faults[:4] == [None] * 4
     assert str(faults[4]).startswith("camera 'line-3' is frozen: 5 pictures in a row are the same")
@@ -117,7 +118,20 @@ def test_who_freezes_depends_on_the_source(
     gate = CameraGate("line-3", reference, config)
     gate.begin(uri, live)
 
-    assert sum(gate.fault(frame(LINE.good(40).image)) is not None for _ in range(20)) == faults
+    assert sum(gate.fault(frame(LINE.good(40).image.copy())) is not None for _ in range(20)) == faults
+
+
+def test_triggers_that_share_a_frame_make_no_frozen_camera(reference: CameraReference) -> None:
+    """They are answered from one picture; one that came from the camera again is another array."""
+    gate = CameraGate("line-3", reference)
+    gate.begin("line:?fps=10", live=True)
+    image = LINE.good(40).image
+    one = frame(image)
+
+    assert [gate.fault(replace(one, seq=n)) for n in range(9)] == [None] * 9
+    assert [gate.fault(frame(image.copy())) for _ in range(3)] == [None] * 3
+    assert "5 pictures in a row" in str(gate.fault(again := frame(image.copy())))
+    assert "5 pictures in a row" in str(gate.fault(replace(again, seq=1)))
 
 
 def test_a_lasting_fault_is_told_once_and_once_when_it_is_over(reference: CameraReference) -> None:
