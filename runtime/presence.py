@@ -4,7 +4,8 @@
 
 A part is followed from the frame in which it enters until it has left, so it triggers once, whether it passes, stands,
 goes back or leaves together with the next one's coming. It triggers when it has passed the middle: no belt need go
-evenly, and no frame need come, for the nearest to be known by then. One that left before is an ERROR verdict.
+evenly, and no frame need come, for the nearest to be known by then. One that left before is an ERROR verdict, and so is
+one that was on its way when a live camera went away; what lies there when it is back is followed anew.
 """
 
 from __future__ import annotations
@@ -39,6 +40,7 @@ STILL, STANDS = 1.5 / ALONG, 20  # a part stands that moved less in so many fram
 CENTRED = 0.1  # ... and is so near to the middle; both in ROI lengths
 AS_NEAR = 0.5 / ALONG  # what a span's middle may be off by: as near as this is the nearest; in ROI lengths
 MOVED = 0.2  # ROI lengths that tell a part's direction from jitter
+AWAY, AWAY_S = 20, 1.0  # usual intervals between frames, and seconds, after which none is a camera that was away
 LONG_S = 60.0  # of standing, after which people are told
 FROZEN = 150  # pictures in a row that are the same, after which they are told
 
@@ -143,22 +145,28 @@ class Presence:
         self._bound: AnyArray = np.full((3, ALONG, ACROSS), config.contrast, np.float32)
         self._parts: list[_Part] = []
         self._speed = self._way = 0.0  # of the belt, as far as is known: ROI lengths a frame, and its sign
+        self._seen_at: float | None = None
+        self._intervals, self._usual_s = 0, 0.0  # between frames; counted up to LEARN
         self._before: AnyArray | None = None
         self._same = 1
         self._ended = False
 
-    def look(self, frame: Frame) -> list[Seen]:
+    def look(self, frame: Frame, live: bool = True) -> list[Seen]:
         """What triggers now; the picture of a part is this frame or one before, kept since then.
+
+        Args:
+            live: frames come by themselves, so that none for long means that parts went by unseen.
 
         Raises:
             CameraError: the ROI or the given background does not fit the picture.
         """
         cells = self._cells(frame.image)
         self._notice_frozen(cells)
+        lost = self._lost_in_outage(frame) if live else []
         if self._background is None:
             self._learn(cells, frame)
             return []
-        return self._follow(self._spans(self._unlike(cells)), frame)
+        return lost + self._follow(self._spans(self._unlike(cells)), frame)
 
     def end(self) -> None:
         """No frame comes any more: say it where the empty belt was never learned, so that no part could be seen."""
@@ -189,6 +197,29 @@ class Presence:
         self._same, self._before = self._same + 1 if same else 1, cells
         if self._same == FROZEN:
             self._tell(f"presence: {FROZEN} pictures in a row are the same; where the camera is frozen no part is seen")
+
+    def _lost_in_outage(self, frame: Frame) -> list[Seen]:
+        """After an outage the parts that were followed are forgotten; these are told, having had no picture."""
+        now, before = frame.t_mono, self._seen_at
+        self._seen_at = now
+        if before is None:
+            return []
+        limit_s = max(AWAY * self._usual_s, AWAY_S)
+        away = self._intervals == LEARN and now - before > limit_s
+        self._intervals = min(self._intervals + 1, LEARN)
+        self._usual_s += (min(now - before, limit_s) - self._usual_s) / self._intervals
+        if not away:
+            return []
+        parts, self._parts = self._parts, []
+        return [
+            Seen(
+                frame,
+                f"a part was last seen at {part.span.middle:.0%}, before it had reached the middle; then the "
+                f"camera gave no frame for {now - before:.0f} s; check the camera",
+            )
+            for part in parts
+            if not part.triggered
+        ]
 
     def _learn(self, cells: AnyArray, frame: Frame) -> None:
         if self._given is not None:

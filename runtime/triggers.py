@@ -190,7 +190,7 @@ class TriggeredSource:
 
     def _look(self, shot: Shot) -> None:
         if self._presence is not None and isinstance(shot, Frame):
-            for seen in self._presence.look(shot):
+            for seen in self._presence.look(shot, self._camera.live):
                 self._triggers.see(seen.frame, seen.problem)
 
     def _grab(self) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
@@ -288,6 +289,55 @@ def test_what_leaves_before_its_frame_came_is_said() -> None:
 
     assert len(found) == 1
     assert "left again before it had reached the middle" in found[0][1]
+
+
+OUTAGES = [(0.47, 0.52), (0.45, 0.2), (0.55, 0.4), (0.6, 0.45), (0.7, 0.1), (0.55, 0.36), (0.3, 0.1), (0.42, 0.6)]
+
+
+def outage(before: float, after: float, away_s: float, live: bool = True) -> list[str]:
+    """What triggers once a part's middle was seen at `before`, the camera was away, and then one's is at `after`."""
+    presence, found = Presence(PresenceConfig(), tell=lambda line: None), []
+    belt, away = Belt([(-0.3, 0.2), (-1.8, 0.2)]), 0.0
+    first, second = [*np.arange(0.0, 1.7, 0.05)], [*np.arange(1.7, before + 1.7 + 1e-6, 0.05)]
+    for at in [0.0] * LEARN + first + second + [None] + [*np.arange(after + 1.7, 3.1, 0.05)]:
+        if at is None:
+            away, found = away_s, [f"{len(found)} before"]
+            continue
+        frame = belt.frame(at)
+        found += [
+            seen.problem or seen.frame.name for seen in presence.look(replace(frame, t_mono=frame.t_mono + away), live)
+        ]
+    return found
+
+
+@pytest.mark.parametrize(("before", "after"), OUTAGES)
+def test_after_an_outage_parts_are_followed_anew(before: float, after: float) -> None:
+    """What is there then is another part: it has its trigger, of its own picture; one that had none before is told."""
+    told, *lost, triggered = outage(before, after, away_s=600.0)
+
+    assert told == ("1 before" if before < 0.5 else "2 before")
+    assert len(lost) == (before < 0.5)
+    assert all("last seen at" in line and "camera gave no frame for 600 s" in line for line in lost)
+    assert abs(float(triggered) - 1.7 - max(after, 0.5)) < 0.04
+
+
+@pytest.mark.parametrize(("away_s", "live"), [(0.3, True), (600.0, False)], ids=["late frames", "a file"])
+def test_a_pause_is_no_outage(away_s: float, live: bool) -> None:
+    """The network's hiccup delays frames and loses none; nor does a file, which waits for the engine."""
+    assert len(outage(0.3, 0.35, away_s, live)) == 2
+    assert outage(0.7, 0.75, away_s, live) == ["2 before"]
+
+
+def test_a_camera_that_becomes_slow_has_no_outage_in_every_frame() -> None:
+    """At night it may expose for a second."""
+    presence, found = Presence(PresenceConfig(), tell=lambda line: None), []
+    belt = Belt([(-0.3, 0.2), (-1.3, 0.2)])
+    for n, at in enumerate([0.0] * 2 * LEARN + [*np.arange(0.0, 2.6, 0.05)]):
+        frame = belt.frame(at)
+        t_mono = frame.t_mono if n < LEARN else 1.5 * n
+        found += [seen.problem for seen in presence.look(replace(frame, t_mono=t_mono))]
+
+    assert found == ["", ""]
 
 
 def test_light_that_fades_over_a_day_is_followed() -> None:
