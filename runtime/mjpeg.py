@@ -40,7 +40,7 @@ class MjpegDevice:
                 f"{self._address.shown}: answers with {kind}, expected multipart/x-mixed-replace; check the path"
             )
         self._at_boundary = False
-        self._boundary = b"--" + boundary.strip('"').removeprefix("--").encode("latin1")
+        self._boundary = _bare(boundary.encode("latin1"))
 
     def read(self) -> AnyArray:
         """See `Device`; a JPEG that is cut short or damaged is a PictureError."""
@@ -49,7 +49,7 @@ class MjpegDevice:
         except (OSError, http.client.HTTPException, ValueError) as exc:
             said = redact_text(str(exc), self._address.url) or type(exc).__name__
             raise CameraError(f"{self._address.shown}: the stream broke ({said})") from exc
-        if not data:
+        if data is None:
             raise CameraError(f"{self._address.shown}: the camera ended the stream")
         return picture_from_bytes(data, self._address.shown)
 
@@ -57,17 +57,17 @@ class MjpegDevice:
         """Hang up."""
         self._answer.close()
 
-    def _part(self) -> bytes:
-        """The bytes of the next part; b"" at the end of the stream."""
+    def _part(self) -> bytes | None:
+        """The bytes of the next part; None at the end of the stream."""
         length, started, self._at_boundary = -1, self._at_boundary, False
         for _ in range(MAX_HEADERS):
             line = self._answer.readline(MAX_LINE)
             if not line:
-                return b""
+                return None
             name, _, value = line.partition(b":")
             if name.strip().lower() == b"content-length":
                 length = int(value)
-            started = started or line.startswith(self._boundary)
+            started = started or self._is_boundary(line)
             if started and not line.strip():
                 break
         else:
@@ -77,19 +77,27 @@ class MjpegDevice:
         if length > MAX_PICTURE:
             raise ValueError(f"a picture of {length} bytes is announced, expected {MAX_PICTURE} at most")
         data: bytes = self._answer.read(length)
-        return data if len(data) == length else b""
+        return data if len(data) == length else None
 
-    def _up_to_boundary(self) -> bytes:
+    def _up_to_boundary(self) -> bytes | None:
         data = bytearray()
         while len(data) < MAX_PICTURE:
             line = self._answer.readline(MAX_LINE)
             if not line:
-                return b""
-            if line.startswith(self._boundary):
+                return None
+            if self._is_boundary(line):
                 self._at_boundary = True
                 return bytes(data.removesuffix(b"\r\n"))
             data += line
         raise ValueError(f"no boundary within {MAX_PICTURE} bytes")
+
+    def _is_boundary(self, line: bytes) -> bool:
+        return _bare(line) == self._boundary and (self._boundary != b"" or line.startswith(b"--"))
+
+
+def _bare(boundary: bytes) -> bytes:
+    """What all ways to write it have in common: cameras differ in which dashes belong to it, and in quotes."""
+    return boundary.strip(b"-\"' \t\r\n")
 
 
 class _StayHere(urllib.request.HTTPRedirectHandler):

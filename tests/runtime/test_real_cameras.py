@@ -10,12 +10,14 @@ from contextlib import contextmanager
 from importlib.util import find_spec
 from pathlib import Path
 
+import cv2
 import numpy as np
 import pytest
 
 from mapl_edge.config import CameraConfig
 from mapl_edge.errors import BackendUnavailable, CameraUnreachable, ConfigError, MaplEdgeError
 from mapl_edge.frame import Frame
+from mapl_edge.runtime.mjpeg import MjpegDevice
 from mapl_edge.runtime.sources import Source, source_from_uri
 from mapl_edge.testing import Faults, LineServing, MjpegServer, RtspServer, SyntheticLine
 
@@ -158,6 +160,53 @@ def test_a_page_is_no_camera() -> None:
     page = "HTTP/1.0 200 OK\r\nContent-Type: text/html\r\n\r\n<html>"
     with one_answer(page.encode()) as port, pytest.raises(CameraUnreachable, match="answers with text/html"):
         source_from_uri(f"http://127.0.0.1:{port}/", limits=LIMITS)
+
+
+JPEG = cv2.imencode(".jpg", LINE.part(0).image)[1].tobytes()
+
+
+def part(delimiter: str, data: bytes = JPEG, length: bool = True) -> bytes:
+    """One part of a stream."""
+    head = f"{delimiter}\r\nContent-Type: image/jpeg\r\n" + (f"Content-Length: {len(data)}\r\n" if length else "")
+    return head.encode() + b"\r\n" + data + b"\r\n"
+
+
+@pytest.mark.parametrize(
+    ("boundary", "delimiter"),
+    [
+        ("x", "--x"),
+        ("--x", "--x"),
+        ("--x", "----x"),
+        ("----x", "------x"),
+        ("----x", "----x"),
+        ('"x y"', "--x y"),
+        ('"--x"', "----x"),
+        ("'x'", "--x"),
+        ("x", '--"x"'),
+        ("x", "x"),
+        ("x--", "--x--"),
+        ("--", "----"),
+        ("x", "--x  "),
+    ],
+)
+@pytest.mark.parametrize("length", [True, False], ids=["with a length", "without"])
+def test_a_boundary_may_be_written_in_many_ways(boundary: str, delimiter: str, length: bool) -> None:
+    """Some cameras count the two dashes in, some quote; an empty part is no end of the stream, and no picture."""
+    head = f"HTTP/1.0 200 OK\r\nContent-Type: multipart/x-mixed-replace; boundary={boundary}\r\n\r\n"
+    parts = [part(delimiter, data, length) for data in (b"", JPEG, b"--x-ray\r\n" + JPEG, b"", JPEG)]
+    with one_answer(head.encode() + b"".join(parts) + delimiter.encode() + b"--\r\n") as port:
+        device, found = MjpegDevice(f"http://127.0.0.1:{port}/", 5), list[str]()
+        for _ in range(6):
+            try:
+                found.append(str(device.read().shape))
+            except MaplEdgeError as exc:
+                found.append(str(exc).partition(": ")[2])
+        device.close()
+
+    picture = "(96, 96, 3)"
+    assert [found[n] for n in (1, 4)] == [picture] * 2
+    assert all("the file is empty" in found[n] for n in (0, 3))
+    assert found[5] == "the camera ended the stream"
 
 
 def test_a_server_that_takes_calls_and_says_nothing() -> None:
