@@ -191,6 +191,8 @@ class StoreConfig(Section):
     @model_validator(mode="before")
     @classmethod
     def _folder_alone(cls, content: Any) -> Any:
+        if content == "":
+            raise ValueError("expected a folder, or no `store:` at all")
         return {"folder": content} if isinstance(content, str | Path) else content
 
 

@@ -19,6 +19,9 @@ import numpy as np
 import pytest
 
 from mapl_edge.bundle import Bundle, open_bundle
+from mapl_edge.cli import station as station_module
+from mapl_edge.cli.app import app
+from mapl_edge.errors import OutputError
 from mapl_edge.testing import Faults, LineServing, MjpegServer, SyntheticLine
 
 COMMAND = str(Path(sys.executable).parent / "mapl-edge")
@@ -236,12 +239,18 @@ def test_all_cameras_are_summed_up_where_one_fails(bundle: Bundle, tmp_path: Pat
     assert told.splitlines()[-1].startswith("ConfigError: v4l2:/dev/video0?widht=3")
 
 
-def test_a_start_that_fails_ends_its_runs_in_the_store(bundle: Bundle, tmp_path: Path) -> None:
+def test_a_start_that_fails_ends_its_runs_in_the_store(
+    bundle: Bundle, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """A run that is open there counts as one that lives or was killed."""
-    limits = bundle.calibration_path
-    limits.write_text(limits.read_text().replace("  rows: ", "  rows: 3000 "))
 
-    mapl_edge("run", bundle.path, "--source", "line:?size=96", "--store", tmp_path / "store", code=5)
+    def fails(*_: object) -> None:
+        raise OutputError("the last thing before the run")
+
+    monkeypatch.setattr(station_module, "reload_on_hangup", fails)
+    arguments = ["run", str(bundle.path), "--source", "line:?size=96", "--store", str(tmp_path / "store")]
+    with pytest.raises(OutputError, match="the last thing before"):
+        app(arguments, standalone_mode=False)
 
     assert [path.name for path in (tmp_path / "store").iterdir()] == ["store.sqlite"]
 

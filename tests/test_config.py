@@ -201,6 +201,13 @@ def test_a_budget_is_a_time(value: str, tmp_path: Path) -> None:
     assert mistake.startswith("budget_ms: ")
 
 
+def test_an_empty_store_is_not_the_folder_that_we_are_in(tmp_path: Path) -> None:
+    """Somebody has taken the name out and left the key."""
+    assert mistakes_in("store: ''", StationConfig, tmp_path) == (
+        "store: expected a folder, or no `store:` at all, found ''",
+    )
+
+
 def test_all_mistakes_are_told_at_once(tmp_path: Path) -> None:
     """Nobody wants to mend a file one error at a time."""
     text = "steps: 0\nsede: 1\nbatch_size: many\ndecoder_stride: 2\ncontract: {size_hw: [100, 64], roi: 1}\n"
