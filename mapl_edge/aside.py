@@ -6,8 +6,12 @@ core is free. Where none is, whoever needs an answer does the work: nobody waits
 
 from __future__ import annotations
 
+import ctypes
+import os
+import sys
 import threading
 from collections.abc import Callable
+from contextlib import suppress
 from queue import SimpleQueue
 from typing import Generic, Protocol, TypeVar
 
@@ -51,15 +55,22 @@ class DoesAside(Protocol):
 
 
 class Aside:
-    """A thread that does errands, one after the other. A context manager; what is left at its end is not done."""
+    """A thread that does errands, one after the other. A context manager; what is left at its end is not done.
+
+    It keeps off the core of who gives it work: in a virtual machine Linux takes cores that sleep for taken by others
+    and wakes it there, where the two take turns.
+    """
 
     def __init__(self) -> None:
         self._errands: SimpleQueue[Errand[object] | None] = SimpleQueue()
         self._thread = threading.Thread(target=self._work, name="aside", daemon=True)
+        self._cores = _cores()
+        self._kept_off = -1
 
     def do(self, work: Callable[[], T], /) -> Errand[T]:
         """See `DoesAside`."""
         errand = Errand(work)
+        self._keep_off()
         self._errands.put(errand)  # type: ignore[arg-type]
         return errand
 
@@ -75,3 +86,27 @@ class Aside:
         while (errand := self._errands.get()) is not None:
             errand.do()
             del errand  # not kept until there is another
+
+    def _keep_off(self) -> None:
+        thread = self._thread.native_id
+        if thread is None or len(self._cores) < 2 or (core := _core()) == self._kept_off:
+            return
+        with suppress(OSError):  # cores may be taken away while we run
+            os.sched_setaffinity(thread, self._cores - {core})
+        self._kept_off = core
+
+
+if sys.platform == "linux":
+    _core: Callable[[], int] = ctypes.CDLL(None).sched_getcpu
+
+    def _cores() -> set[int]:
+        """Those that this process may use."""
+        return os.sched_getaffinity(0)
+else:
+
+    def _core() -> int:
+        return 0
+
+    def _cores() -> set[int]:
+        """Unknown, as is where a thread runs."""
+        return set()

@@ -1,6 +1,9 @@
 """An errand is done exactly once, by whoever comes to it first, and who asks gets what came of it."""
 
+import os
+import sys
 import threading
+from collections.abc import Iterator
 
 import pytest
 
@@ -91,3 +94,43 @@ def test_the_end_stops_the_thread() -> None:
 
     assert threading.active_count() == before
     assert errand.answer() == 7
+
+
+@pytest.fixture
+def cores() -> Iterator[list[int]]:
+    """Those of this process, which are given back."""
+    if sys.platform != "linux":
+        pytest.skip("no cores to be chosen")
+    before = os.sched_getaffinity(0)
+    yield sorted(before)
+    os.sched_setaffinity(0, before)
+
+
+def test_the_thread_keeps_off_the_core_that_waits_for_it(cores: list[int]) -> None:
+    """Wherever that is, and whoever moves there."""
+    if len(cores) < 2:
+        pytest.skip("one core")
+    with Aside() as aside:
+        thread = aside._thread.native_id
+        assert thread is not None
+        for core in (cores[0], cores[1], cores[1], cores[0]):
+            os.sched_setaffinity(0, {core})
+
+            assert aside.do(lambda: 7).answer() == 7
+            assert os.sched_getaffinity(thread) == set(cores) - {core}
+
+
+def test_where_there_is_one_core_it_is_shared(cores: list[int]) -> None:
+    """As `taskset -c 0 mapl-edge run` wants it."""
+    os.sched_setaffinity(0, cores[:1])
+    with Aside() as aside:
+        assert aside.do(lambda: 7).answer() == 7
+        assert os.sched_getaffinity(aside._thread.native_id or -1) == set(cores[:1])
+
+
+def test_cores_that_are_taken_away_are_no_error(cores: list[int]) -> None:
+    """By a container's limits, say."""
+    with Aside() as aside:
+        aside._cores = {4095, 4096}
+
+        assert aside.do(lambda: 7).answer() == 7
