@@ -25,6 +25,7 @@ import time
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
+from itertools import count
 from pathlib import Path
 
 import numpy as np
@@ -101,9 +102,14 @@ class Latencies:
         """Nothing to close."""
 
 
+_NUMBERS = count()
+
+
 def hanging_camera(images: list[UInt8Array]) -> Source:
-    """A live camera whose library gives one picture and never returns again."""
-    return LiveCamera("0", lambda: HangingDevice(images[:1]), CameraConfig(stale_after_s=1.0), tell=lambda line: None)
+    """A live camera whose library gives one picture and never returns again; one that was never there before."""
+    return LiveCamera(
+        str(next(_NUMBERS)), lambda: HangingDevice(images[:1]), CameraConfig(stale_after_s=1.0), tell=lambda line: None
+    )
 
 
 def over_of(turns: list[list[float]], control: list[list[float]]) -> tuple[float, float, float]:
