@@ -27,6 +27,7 @@ FLAT_UP_TO = 4096  # vectors; up to here exact search is hardly slower (bench/se
 LISTED_DIMS = 256  # numbers a vector; whole pictures have many more, and there are few of them
 ROUNDS = 25  # of k-means
 MOST = 0.5  # of the memory, that a search may look into; above that exact search is as fast
+FEW_THREADS = 4  # products of matrices on one thread take less time than so many that compare one by one
 MATRICES_FROM = 20  # queries, or numbers in them
 MIN_SAMPLES = 1000  # queries without which no recall can be told, a half to set by and a half to tell by
 
@@ -118,10 +119,10 @@ class SearchIndex:
     def _searched(self, queries: FloatArray) -> IntArray:
         before = self._faiss.omp_get_max_threads()
         threads = self._threads or before
-        self._faiss.omp_set_num_threads(threads)  # of the calling thread, which torch takes it from too
-        # On one thread, products of matrices take a third of the time, and of codes are exact; FAISS 1.15 begins with
-        # them at more numbers than the queries of a picture have. Several threads wait for each other in them.
-        soon = threads == 1 and self.dims <= LISTED_DIMS
+        # Products of matrices take a quarter of the time, and of codes are exact; FAISS 1.15 begins with them at more
+        # numbers than the queries of a picture have. Several threads may wait for each other in them.
+        soon = threads <= FEW_THREADS and self.dims <= LISTED_DIMS
+        self._faiss.omp_set_num_threads(1 if soon else threads)  # of the calling thread, which torch takes it from too
         self._faiss.cvar.distance_compute_blas_threshold = MATRICES_FROM if soon else self._matrices_from
         try:
             found: IntArray = self._index.search(np.ascontiguousarray(queries), 1)[1]

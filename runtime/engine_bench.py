@@ -27,6 +27,7 @@ from mapl_edge.runtime.onnx_session import OnnxSession
 from mapl_edge.search import SearchIndex, index_from_vectors, write_index
 
 WARM_UP = 5
+PAUSE_S = 0.01  # between calls: threads of one engine that still wait in a loop would take a core from the next
 BATCHES = (2, 4, 8)
 SAMPLED = 16  # pictures whose queries set an approximate index
 SIZES = (30, 300, 3_000, 30_000)  # entries of a memory
@@ -210,6 +211,7 @@ def _in_turns(
     times: dict[str, list[float]] = {name: [] for name in engines}
     for turn in range(WARM_UP + frames):
         for name, engine in engines.items():
+            time.sleep(PAUSE_S)
             started = time.perf_counter()
             engine.infer(pictures[turn % len(pictures)])
             if turn >= WARM_UP:
