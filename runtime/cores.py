@@ -9,15 +9,26 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 TOPOLOGY = Path("/sys/devices/system/cpu")
+QUOTAS = Path("/sys/fs/cgroup/cpu.max"), Path("/sys/fs/cgroup/cpu/cpu.cfs_quota_us")  # of a container, by age
+UNLIMITED = ("", "max", "-1")
 
 
 def cores_here() -> list[frozenset[int]]:
-    """The cores that this thread may use, in order, each with its logical processors; none where nobody knows."""
-    if sys.platform != "linux":
+    """The cores that this thread may use, in order, each with its logical processors.
+
+    None where nobody knows, or where a container has a share of their time: threads that spin would use it up.
+    """
+    if sys.platform != "linux" or any(_quota(path) not in UNLIMITED for path in QUOTAS):
         return []
     allowed = os.sched_getaffinity(0)
     cores = {_siblings(cpu) & allowed for cpu in allowed}
     return sorted(cores, key=min)
+
+
+def _quota(path: Path) -> str:
+    with suppress(OSError):
+        return path.read_text().split(" ")[0].strip()
+    return ""
 
 
 def _siblings(cpu: int) -> frozenset[int]:

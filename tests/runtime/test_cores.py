@@ -44,9 +44,28 @@ def test_a_core_is_the_processors_that_share_it(
         (tmp_path / f"cpu{cpu}/topology").mkdir(parents=True)
         (tmp_path / f"cpu{cpu}/topology/thread_siblings_list").write_text(f"{line}\n")
     monkeypatch.setattr(cores, "TOPOLOGY", tmp_path)
+    monkeypatch.setattr(cores, "QUOTAS", ())
     monkeypatch.setattr(os, "sched_getaffinity", lambda thread: {0, 1, 4})
 
     assert cores_here() == found
+
+
+@pytest.mark.parametrize(("name", "limit"), [("cpu.max", "150000 100000"), ("cpu/cpu.cfs_quota_us", "150000")])
+def test_a_container_with_a_share_of_the_time_has_no_cores_to_itself(
+    name: str, limit: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of all cores it sees it may use but a share."""
+    path = tmp_path / name
+    path.parent.mkdir(exist_ok=True)
+    monkeypatch.setattr(cores, "QUOTAS", (tmp_path / "other", path))
+    found = {}
+    for content in (limit, "max 100000" if path.name == "cpu.max" else "-1"):
+        path.write_text(f"{content}\n")
+        found[content] = cores_here()
+
+    limited, unlimited = found.values()
+    assert limited == []
+    assert unlimited
 
 
 def test_a_thread_stays_there_and_is_free_again(allowed: frozenset[int]) -> None:
@@ -71,6 +90,8 @@ def test_a_thread_stays_there_and_is_free_again(allowed: frozenset[int]) -> None
 
 def test_all_cores_have_one_thread_of_a_session_each(bundle: Bundle, allowed: frozenset[int]) -> None:
     """The first is the caller's, who is let go afterwards."""
+    if not cores_here():
+        pytest.skip("no cores of its own in this container")
     before = set(os.listdir("/proc/self/task"))
     session = OnnxSession(bundle.path / "model.onnx")
     mine = set(os.listdir("/proc/self/task")) - before
