@@ -188,6 +188,7 @@ def test_a_budget_that_cannot_be_met_gives_late_verdicts_and_a_warning(bundle: B
     station.write_text("on_late: review\nbudget_ms: 60000\ncamera: {source: 'line:?parts=4&size=96', fps: 10}\n")
 
     ample = mapl_edge("run", bundle.path, "--config", station)
+    station.write_text(station.read_text() + "engine_stuck_s: 0.00001\n")
     tight = mapl_edge("run", bundle.path, "--config", station, "--budget-ms", 0.001)
 
     on_time, late = ([json.loads(line) for line in ran.stdout.splitlines()] for ran in (ample, tight))
@@ -198,6 +199,7 @@ def test_a_budget_that_cannot_be_met_gives_late_verdicts_and_a_warning(bundle: B
     assert re.search(
         r"warning: budget 0.001 ms .* took \d+\.\d ms a frame when it was proved here, 20\d\d-", tight.stderr
     )
+    assert re.search(r"warning: engine_stuck_s of 1e-05 s is less than two calls of \w+", tight.stderr)
     assert re.search(
         r"at 10 frames/s a camera, this engine carries \d+ cameras by its speed when it was proved", ample.stderr
     )

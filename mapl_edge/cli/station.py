@@ -108,7 +108,7 @@ def run(
                 people.print(
                     f"{which}masks: {percent(each.area.ignored.mean())} of the picture is ignored", markup=False
                 )
-        _tell_time(cameras)
+        _tell_time(cameras, station.engine_stuck_s)
         lanes = [_lane(each, engines[each.loaded], station, keep) for each in cameras]
         reloads = [
             at_end.enter_context(
@@ -273,7 +273,7 @@ def _tell_bundle(loaded: Loaded, which: str) -> None:
         people.print(note)
 
 
-def _tell_time(cameras: Sequence[StationCamera]) -> None:
+def _tell_time(cameras: Sequence[StationCamera], stuck_s: float) -> None:
     """Say before the first part what the engines' measured times mean for the budgets and the cameras."""
     for loaded, budget_ms in dict.fromkeys((each.loaded, each.budget_ms) for each in cameras):
         if budget_ms is None:
@@ -282,6 +282,12 @@ def _tell_time(cameras: Sequence[StationCamera]) -> None:
         slow = f"; {name} took {ms:.1f} ms a frame {_when(loaded)}, so most verdicts will be LATE"
         warning = slow if ms > budget_ms else ""
         people.print(f"{'warning: ' if warning else ''}budget {budget_ms:g} ms from capture to verdict{warning}")
+    for loaded in dict.fromkeys(each.loaded for each in cameras):
+        if 1e3 * stuck_s < 2 * loaded.proof.ms:
+            people.print(
+                f"warning: engine_stuck_s of {stuck_s:g} s is less than two calls of {loaded.engine.name} "
+                f"({loaded.proof.ms:.1f} ms {_when(loaded)}): an engine at work may be given up as stuck; raise it"
+            )
     fps = max((each.fps for each in cameras if each.fps), default=None)
     if fps is None:
         return
