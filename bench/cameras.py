@@ -178,7 +178,8 @@ def main() -> None:
                 for sink in sinks[1:]:
                     outcomes[station] += sink.outcomes
 
-    engine = f"{args.threads} threads" if args.call_ms is None else f"an engine double of {args.call_ms:g} ms"
+    threads = f"{args.threads or 'all'} threads"
+    engine = threads if args.call_ms is None else f"an engine double of {args.call_ms:g} ms"
     table = Table(
         "station",
         "parts of the others",
