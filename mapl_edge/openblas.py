@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+from contextlib import suppress
 from pathlib import Path
 
 CPUINFO = Path("/proc/cpuinfo")
@@ -22,7 +23,9 @@ def kernels_for(cpuinfo: str) -> str | None:
 
 def name_kernels() -> None:
     """Name them in the environment, which is read as numpy and FAISS load, unless somebody has."""
-    if "OPENBLAS_CORETYPE" not in os.environ and CPUINFO.is_file():
+    if "OPENBLAS_CORETYPE" in os.environ:
+        return
+    with suppress(OSError):
         kernels = kernels_for(CPUINFO.read_text(errors="replace"))
         if kernels is not None:
             os.environ["OPENBLAS_CORETYPE"] = kernels

@@ -6,6 +6,7 @@ import copy
 import errno
 import logging
 import os
+import sys
 import threading
 from collections.abc import Callable, Mapping
 from contextlib import suppress
@@ -98,9 +99,11 @@ class JsonLines:
     def _hold(self) -> None:
         """Keep other runs out; on a disk that has no locks, nobody can.
 
-        Windows lets nobody read what is locked: a byte that no line reaches.
+        Windows lets nobody read what is locked: a byte that no line reaches. Elsewhere where the file stands is all the
+        same, and some file systems do not reach so far.
         """
-        self._file.seek(BEHIND_ALL)
+        if sys.platform == "win32":
+            self._file.seek(BEHIND_ALL)
         try:
             hold(self._file.fileno())
         except BlockingIOError as exc:

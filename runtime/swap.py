@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 from mapl_edge.masks import InspectedArea
 from mapl_edge.runtime.inspector import Inspection, Inspects
 from mapl_edge.runtime.sources import Shot
-from mapl_edge.verdict import Outcome
+from mapl_edge.verdict import ErrorCode, Outcome
 
 MOST_BEFORE = 4  # swaps ago; by then an engine that was stuck has been given up
 
@@ -53,7 +53,7 @@ class SwapInspector:
     def __init__(self, first: Judging) -> None:
         self._lock = threading.Lock()
         self._now, self._next = first, first
-        self._was_late = False  # a shot of what is in force
+        self._was_late = False  # a shot of what is in force, whose result may still come
         self._before: deque[Judging] = deque(maxlen=MOST_BEFORE)
         self.last: Shot | None = None
 
@@ -79,7 +79,8 @@ class SwapInspector:
         if begins:
             now.begin(shot.seq)
         inspection = now.sign(now.inspector.inspect(shot))
-        self._was_late |= inspection.verdict.outcome is Outcome.LATE
+        verdict = inspection.verdict  # of an engine that was given up as stuck a result may come as well
+        self._was_late |= verdict.outcome is Outcome.LATE or verdict.code is ErrorCode.ENGINE
         self.last = shot
         return inspection
 

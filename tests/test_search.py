@@ -109,7 +109,8 @@ def test_a_query_finds_the_nearest_of_all_lists_within_reach(
         squares = ((vectors - query) ** 2).sum(1)
         within, allowed = (away[of_entry] <= edge + slack for slack in (-1e-3, 1e-3))
         looked_into = within | (of_entry == of_entry[answer])  # a list on the very edge may count or not
-        assert allowed[answer] and answer == np.where(looked_into, squares, np.inf).argmin()
+        assert allowed[answer]
+        assert answer == np.where(looked_into, squares, np.inf).argmin()
 
 
 def test_an_index_of_an_older_bundle_is_still_searched(tmp_path: Path) -> None:

@@ -6,7 +6,7 @@ import math
 from dataclasses import asdict
 from functools import partial
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.table import Table
@@ -26,8 +26,11 @@ from mapl_edge.cli.common import (
     tell_skipped,
 )
 from mapl_edge.config import MAX_THREADS
-from mapl_edge.errors import BackendUnavailable, BundleError, ContractMismatch, OptionError, OutputError
+from mapl_edge.errors import BackendUnavailable, BundleError, ContractMismatch, DataError, OptionError, OutputError
 from mapl_edge.masks import masks_from_camera
+
+if TYPE_CHECKING:
+    from mapl_edge.calibrate import Judged
 
 
 @app.command(epilog="Example: mapl-edge calibrate bottle.mapl --good data/bottle/train/good")
@@ -79,7 +82,9 @@ def calibrate(
         str | None,
         typer.Option("--set", help="Put limits of your own in force, such as fail=2.5,review=2; try --what-if first."),
     ] = None,
-    over: Annotated[Path | None, typer.Option(help="Folder of pictures, or a file of verdicts that run wrote.")] = None,
+    over: Annotated[
+        Path | None, typer.Option(help="A store or a file of verdicts that run wrote, or a folder of pictures.")
+    ] = None,
     engine_wanted: EngineOption = "onnxruntime-fp32-fused",
     threads: Annotated[int, typer.Option(help="Threads for the engine; 0: all cores.", min=0, max=MAX_THREADS)] = 0,
     skip_bad: SkipBad = False,
@@ -265,11 +270,14 @@ def _what_if(
     as_json: bool,
 ) -> None:
     from mapl_edge.calibrate import Judged, limits_from_text, stored_verdicts, what_if
+    from mapl_edge.runtime.store_database import DATABASE
 
     opened = opened_bundle(path)
     now = opened.calibration.limits
     limits = limits_from_text(text, now)
-    if over.is_dir():
+    if (over / DATABASE).is_file():
+        result = what_if(_of_the_store(over, opened), limits)
+    elif over.is_dir():
         from mapl_edge.dataset import BadPictures, folder_samples
         from mapl_edge.judge import Judge
         from mapl_edge.runtime.engine_choice import choose_engine
@@ -298,6 +306,28 @@ def _what_if(
         f"{result.n_without} parts have none to flip; nothing was written"
     )
     print_json(as_json, {"bundle": str(path), "over": str(over), **result.as_json()})
+
+
+def _of_the_store(folder: Path, opened: Bundle) -> list[Judged]:
+    """The store's verdicts of this bundle; scores of two models cannot be compared."""
+    from mapl_edge.calibrate import Judged
+    from mapl_edge.runtime.history import Wanted, open_history
+
+    with open_history(folder) as history:
+        found = list(history.entries(Wanted()))
+    ours = [
+        Judged(entry.picture or f"{entry.camera} {entry.seq}", entry.score, entry.verdict, bool(entry.regions))
+        for entry in found
+        if entry.bundle == opened.digest
+    ]
+    if not ours:
+        raise DataError(
+            f"{folder}: has no verdict of bundle {opened.digest[:12]}, found {len(found)} of others; "
+            "name the bundle that gave them"
+        )
+    if len(ours) < len(found):
+        people.print(f"{len(found) - len(ours)} verdicts of other bundles are left out", markup=False)
+    return ours
 
 
 def _rule(

@@ -2,6 +2,8 @@
 
 import json
 import shutil
+import sqlite3
+from contextlib import closing
 from pathlib import Path
 
 import cv2
@@ -239,15 +241,16 @@ def test_history_shows_and_rolls_back(bundle: Bundle, calibration_data: Path) ->
     assert json.loads(shown.stdout)["history"] == [first, second, third]
 
 
-@pytest.mark.parametrize("what", ["folder", "verdicts"])
+@pytest.mark.parametrize("what", ["folder", "verdicts", "store"])
 def test_what_if_lists_flips_and_writes_nothing(what: str, bundle: Bundle, line_data: Path, tmp_path: Path) -> None:
     """Over a folder and over what run said of it: the same parts flip."""
     before = bundle.calibration_path.read_bytes()
     over = line_data / "test"
-    if what == "verdicts":
-        over = tmp_path / "v.jsonl"
+    if what != "folder":
+        over = tmp_path / "v"
+        option = {"verdicts": "--out", "store": "--store"}[what]
         ran = CliRunner().invoke(
-            app, ["run", str(bundle.path), "--source", str(line_data / "test"), "--out", str(over),
+            app, ["run", str(bundle.path), "--source", str(line_data / "test"), option, str(over),
                   "--engine", "onnxruntime-fp32-fused"]
         )  # fmt: skip
         assert ran.exit_code == 0, ran.output
@@ -262,6 +265,22 @@ def test_what_if_lists_flips_and_writes_nothing(what: str, bundle: Bundle, line_
     }
     assert f"{len(told['flips'])} of 16 verdicts would flip" in " ".join(result.stderr.split())
     assert bundle.calibration_path.read_bytes() == before
+
+
+def test_of_a_store_what_if_takes_this_bundles_verdicts(bundle: Bundle, line_data: Path, tmp_path: Path) -> None:
+    """It outlives many bundles; where there is none of this one, that is told."""
+    CliRunner().invoke(app, ["run", str(bundle.path), "--source", str(line_data / "test"), "--store", str(tmp_path)])
+    with closing(sqlite3.connect(tmp_path / "store.sqlite")) as store, store:
+        store.execute("INSERT INTO changes SELECT id, 10, 'other', 'c', 'e', 1.0, NULL FROM runs")
+    some = calibrate(bundle.path, "--what-if", "fail=-1e9", "--over", tmp_path, "--json")
+    with closing(sqlite3.connect(tmp_path / "store.sqlite")) as store, store:
+        store.execute("UPDATE changes SET first_seq = 0")
+    none = calibrate(bundle.path, "--what-if", "fail=-1e9", "--over", tmp_path)
+
+    assert json.loads(some.stdout)["after"] == {"FAIL": 10}
+    assert "6 verdicts of other bundles are left out" in some.stderr
+    assert isinstance(none.exception, DataError)
+    assert f"has no verdict of bundle {bundle.digest[:12]}, found 16 of others" in str(none.exception)
 
 
 def test_a_calibration_of_another_bundle_is_not_shown_or_rolled_back(bundle: Bundle) -> None:

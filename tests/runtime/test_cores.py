@@ -44,20 +44,44 @@ def test_a_core_is_the_processors_that_share_it(
         (tmp_path / f"cpu{cpu}/topology").mkdir(parents=True)
         (tmp_path / f"cpu{cpu}/topology/thread_siblings_list").write_text(f"{line}\n")
     monkeypatch.setattr(cores, "TOPOLOGY", tmp_path)
-    monkeypatch.setattr(cores, "QUOTAS", ())
+    monkeypatch.setattr(cores, "CONTROL_GROUPS", tmp_path)
     monkeypatch.setattr(os, "sched_getaffinity", lambda thread: {0, 1, 4})
 
     assert cores_here() == found
 
 
-@pytest.mark.parametrize(("name", "limit"), [("cpu.max", "150000 100000"), ("cpu/cpu.cfs_quota_us", "150000")])
-def test_a_container_with_a_share_of_the_time_has_no_cores_to_itself(
-    name: str, limit: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+def test_the_caller_gets_a_large_core(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What a session does in one thread alone is done there."""
+    for cpu, capacity in enumerate((460, 460, 1024, 1024)):
+        (tmp_path / f"cpu{cpu}").mkdir()
+        (tmp_path / f"cpu{cpu}/cpu_capacity").write_text(f"{capacity}\n")
+    monkeypatch.setattr(cores, "TOPOLOGY", tmp_path)
+    monkeypatch.setattr(cores, "CONTROL_GROUPS", tmp_path)
+    monkeypatch.setattr(os, "sched_getaffinity", lambda thread: {0, 1, 2, 3})
+
+    assert cores_here() == [{2}, {3}, {0}, {1}]
+
+
+@pytest.mark.parametrize(
+    ("ours", "name", "limit"),
+    [
+        ("0::/", "cpu.max", "150000 100000"),
+        ("0::/system.slice/station.service", "system.slice/station.service/cpu.max", "50000 100000"),
+        ("0::/system.slice/station.service", "system.slice/cpu.max", "50000 100000"),
+        ("12:memory:/\n4:cpu,cpuacct:/docker/1", "cpu/docker/1/cpu.cfs_quota_us", "150000"),
+        ("", "cpu/cpu.cfs_quota_us", "150000"),
+    ],
+    ids=["container", "unit", "slice", "version-1", "unknown"],
+)
+def test_who_has_a_share_of_the_time_has_no_cores_to_itself(
+    ours: str, name: str, limit: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Of all cores it sees it may use but a share."""
     path = tmp_path / name
-    path.parent.mkdir(exist_ok=True)
-    monkeypatch.setattr(cores, "QUOTAS", (tmp_path / "other", path))
+    path.parent.mkdir(parents=True, exist_ok=True)
+    (tmp_path / "ours").write_text(f"{ours}\n")
+    monkeypatch.setattr(cores, "CONTROL_GROUPS", tmp_path)
+    monkeypatch.setattr(cores, "OURS", tmp_path / "ours")
     found = {}
     for content in (limit, "max 100000" if path.name == "cpu.max" else "-1"):
         path.write_text(f"{content}\n")

@@ -21,6 +21,7 @@ from mapl_edge.runtime import (
     Inspector,
     JsonLines,
     Judging,
+    Patience,
     RunIdentity,
     Shot,
     SwapInspector,
@@ -121,14 +122,14 @@ def test_of_two_changes_before_a_shot_the_newer_one_counts() -> None:
     assert (score_limit, begun) == (0.2, ["second at 7"])
 
 
-@pytest.mark.parametrize("swaps", [1, 2])
-def test_a_late_result_from_before_a_swap_is_still_told(swaps: int) -> None:
-    """With the digests that it was judged with, also where another change follows soon."""
+@pytest.mark.parametrize(("swaps", "budget_ms", "outcome"), [(1, 20, "LATE"), (2, 20, "LATE"), (1, 1e9, "ERROR")])
+def test_a_late_result_from_before_a_swap_is_still_told(swaps: int, budget_ms: float, outcome: str) -> None:
+    """With the digests that it was judged with, also where another change follows soon, or the engine was given up."""
     hung = HangingEngine()
     hung.hang()
     inspector_of = partial(Inspector, contract=CONTRACT, limits=Limits(fail=0.9))
-    with Watchdog([lambda: hung]) as watchdog:
-        inspector = SwapInspector(Judging(DeadlineInspector(watchdog, inspector_of, 20), watchdog, OLD))
+    with Watchdog([lambda: hung], Patience(stuck_s=0.2)) as watchdog:
+        inspector = SwapInspector(Judging(DeadlineInspector(watchdog, inspector_of, budget_ms), watchdog, OLD))
         late = inspector.inspect(replace(frame(0), t_mono=time.monotonic())).verdict
         for seq in range(swaps):
             inspector.swap(judging(0.1, NEW, FakeEngine()))
@@ -139,5 +140,5 @@ def test_a_late_result_from_before_a_swap_is_still_told(swaps: int) -> None:
             assert time.monotonic() < until
             time.sleep(0.001)
 
-    assert (late.outcome, late.judged_by, after.judged_by) == (Outcome.LATE, OLD, NEW)
+    assert (late.outcome, late.judged_by, after.judged_by) == (Outcome(outcome), OLD, NEW)
     assert [(each.verdict.seq, each.verdict.judged_by) for each in found] == [(0, OLD)]
