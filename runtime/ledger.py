@@ -80,7 +80,9 @@ def ledger(connection: sqlite3.Connection, run: str, camera: str) -> Ledger:
         {"id": run_id},
     )]  # fmt: skip
     unexpected = connection.execute("SELECT seq FROM unexpected WHERE run_id = ? ORDER BY seq", (run_id,))
-    return Ledger(run, camera, triggers, verdicts, _joined(missing), tuple(seq for (seq,) in unexpected), bool(running))
+    return Ledger(
+        run, camera, triggers, verdicts, tuple(joined(missing)), tuple(seq for (seq,) in unexpected), bool(running)
+    )
 
 
 def settle(connection: sqlite3.Connection, run_id: int, now_us: int) -> int:
@@ -104,17 +106,17 @@ def alarms(connection: sqlite3.Connection) -> list[Ledger]:
     return [account for run, camera in ended if not (account := ledger(connection, run, camera)).balanced]
 
 
-def _joined(ranges: list[range]) -> tuple[range, ...]:
-    """Neighbours become one."""
-    joined: list[range] = []
+def joined(ranges: list[range]) -> list[range]:
+    """Neighbours become one; in order of where they start."""
+    whole: list[range] = []
     for each in ranges:
-        if joined and joined[-1].stop >= each.start:
-            joined[-1] = range(joined[-1].start, max(joined[-1].stop, each.stop))
+        if whole and whole[-1].stop >= each.start:
+            whole[-1] = range(whole[-1].start, max(whole[-1].stop, each.stop))
         else:
-            joined.append(each)
-    return tuple(joined)
+            whole.append(each)
+    return whole
 
 
 def _numbers(ranges: list[range] | tuple[range, ...]) -> str:
-    shown = [f"{r.start}" if len(r) == 1 else f"{r.start}-{r.stop - 1}" for r in _joined(list(ranges))]
+    shown = [f"{r.start}" if len(r) == 1 else f"{r.start}-{r.stop - 1}" for r in joined(list(ranges))]
     return ", ".join(shown[:SHOWN]) + (f" and {len(shown) - SHOWN} more" if len(shown) > SHOWN else "")

@@ -154,14 +154,16 @@ class JsonLines:
 def line_writer(file: FileIO) -> Callable[[bytes], None]:
     """What adds lines to a file at its place; a line that does not go in whole leaves nothing.
 
-    The next one is written where it began even if the disk refuses to take the half line back.
+    The next one is written where it began even if the disk refuses to take the half line back. Where somebody has cut
+    the file short meanwhile, as `logrotate` does with `copytruncate`, lines go on at its new end.
     """
     end = file.tell()
 
     def write(line: bytes) -> None:
         nonlocal end
         try:
-            if os.pwrite(file.fileno(), line, end) != len(line):
+            end = min(end, os.fstat(file.fileno()).st_size)
+            if _write_at(file.fileno(), line, end) != len(line):
                 raise OSError(errno.ENOSPC, "short write")
         except OSError:
             with suppress(OSError):  # the first error tells
@@ -170,6 +172,14 @@ def line_writer(file: FileIO) -> Callable[[bytes], None]:
         end += len(line)
 
     return write
+
+
+def _write_at(handle: int, line: bytes, place: int) -> int:
+    """Bytes that went in; Windows knows no writing at a place."""
+    if sys.platform == "win32":
+        os.lseek(handle, place, os.SEEK_SET)
+        return os.write(handle, line)
+    return os.pwrite(handle, line, place)
 
 
 class StdoutLines:

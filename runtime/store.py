@@ -12,8 +12,10 @@ full disk pictures go first; verdicts wait in memory for room. A start settles r
 from __future__ import annotations
 
 import logging
+import math
 import sqlite3
 import threading
+import time
 import uuid
 from collections.abc import Callable
 from contextlib import closing, suppress
@@ -30,9 +32,11 @@ from mapl_edge.runtime.ledger import Ledger, alarms, ledger, settle
 from mapl_edge.runtime.sources import Blank, Shot
 from mapl_edge.runtime.store_batch import Batch, Packed, RunIdentity, judged_with, shot_row, text, verdict_row
 from mapl_edge.runtime.store_database import (
+    BUSY_S,
     DATABASE,
     connect,
     database_errors,
+    is_full,
     is_refusal,
     microseconds,
     transaction,
@@ -118,7 +122,8 @@ class Store:
         self._asked = self._answered = self._committed = 0  # tickets of flush
         self._trouble: str | None = None
         self._failed: BaseException | None = None
-        self._closing = self._closed = False
+        self._full = False  # what refused last was a full disk
+        self._closing = self._closed = self._ended = False
         self._pictures = PictureWriter(
             folder, self._run_id, QUEUE_BYTES, int(config.min_free_mb * 1e6), self._picture_written
         )
@@ -232,7 +237,7 @@ class Store:
         with self._changed:
             self._closing = True
             self._changed.notify_all()
-        self._thread.join(FLUSH_S)
+        self._thread.join(FLUSH_S + 2 * BUSY_S)
         left = self._n_waiting()
         hung = self._thread.is_alive()
         if not hung:
@@ -310,11 +315,14 @@ class Store:
     # The writing thread.
 
     def _work(self) -> None:
+        until = math.inf  # when a disk that refuses is given up; known once the store closes
         try:
             while True:
                 with self._changed:
                     if not (self._closing or self._asked > self._answered):
                         self._changed.wait(GROUP_S if self._trouble is None else RETRY_S)
+                    if self._closing:
+                        until = min(until, time.monotonic() + FLUSH_S)
                     self._in_hand = self._n_waiting()
                     packed, self._packed = self._packed, []
                     batch, self._waiting = self._waiting, Batch()
@@ -332,7 +340,9 @@ class Store:
                     self._changed.notify_all()
                 del packed, batch  # not kept until there is more
                 if last:
-                    return
+                    if self._ended or self._full or time.monotonic() >= until:
+                        return
+                    time.sleep(RETRY_S)
         except BaseException as exc:  # handed to whoever emits next
             with self._changed:
                 self._failed = exc
@@ -342,7 +352,8 @@ class Store:
     def _try_to_write(self, packed: list[Packed], batch: Batch, last: bool) -> bool:
         """Commit, and keep house. False where the disk refuses the verdicts."""
         written = self._attempt(lambda: self._commit(packed, batch))
-        settled = written and self._attempt(self._retention.tidy) and (not last or self._attempt(self._end_run))
+        self._ended = last and written and self._attempt(self._end_run)
+        settled = written and self._ended == last and self._attempt(self._retention.tidy)
         if settled and self._trouble is not None:
             with self._changed:
                 self._trouble = None
@@ -357,8 +368,9 @@ class Store:
             except sqlite3.OperationalError as exc:
                 if not is_refusal(exc):
                     raise
-                full = "is full" in str(exc)
+                full = is_full(exc, self._folder)
                 with self._changed:
+                    self._full = full
                     self._tell_trouble("the disk is full; free some space" if full else f"SQLite says {exc}")
                 if not full or not self._retention.remove_pictures(MADE_ROOM_BYTES):
                     return False

@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from typing import TypeAlias
 
 from mapl_edge.calibration import Limits
+from mapl_edge.runtime.ledger import joined
 from mapl_edge.runtime.sources import Shot
 from mapl_edge.runtime.store_database import microseconds
 from mapl_edge.verdict import StageTimes, Verdict
@@ -47,7 +48,7 @@ class Batch:
         return Batch(
             {**self.triggers, **later.triggers, **self.triggers},
             {**self.verdicts, **later.verdicts, **self.verdicts},
-            self.lost + later.lost,
+            joined(self.lost + later.lost),
             self.pictures + later.pictures,
             {**self.changes, **later.changes},
         )
@@ -61,10 +62,7 @@ class Batch:
     def lose(self, seq: int) -> None:
         """Give one shot up: only its number is kept."""
         del self.triggers[seq]
-        if self.lost and self.lost[-1].stop == seq:
-            self.lost[-1] = range(self.lost[-1].start, seq + 1)
-        else:
-            self.lost.append(range(seq, seq + 1))
+        self.lost[-1:] = joined([*self.lost[-1:], range(seq, seq + 1)])
 
     @property
     def n_triggers(self) -> int:

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import errno
+import os
 import sqlite3
 from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import datetime, timedelta, timezone
 from pathlib import Path
+from tempfile import TemporaryFile
 
 from mapl_edge.errors import DataError, OutputError
 from mapl_edge.files import files_errors
@@ -14,6 +17,7 @@ from mapl_edge.files import files_errors
 DATABASE = "store.sqlite"
 APPLICATION_ID = 0x4D41504C  # "MAPL": tells our files from other people's
 BUSY_S = 5.0  # how long one writer waits for another
+PROBE_BYTES = 1 << 20  # that must go on a disk which is not full
 EPOCH = datetime(1970, 1, 1, tzinfo=timezone.utc)
 
 MIGRATIONS: list[tuple[str, ...]] = [
@@ -156,6 +160,20 @@ def transaction(connection: sqlite3.Connection) -> Iterator[None]:
 def is_refusal(error: sqlite3.Error) -> bool:
     """The disk says no for now: full, unreadable for a moment, or another writer holds the database."""
     return any(words in str(error) for words in ("is full", "disk I/O error", "is locked", "unable to open"))
+
+
+def is_full(error: sqlite3.Error, folder: Path) -> bool:
+    """There is no room left. Of a used-up quota SQLite says no more than "disk I/O error", so a file is tried."""
+    if "disk I/O error" not in str(error):
+        return "is full" in str(error)
+    try:
+        with TemporaryFile(dir=folder) as probe:
+            probe.write(bytes(PROBE_BYTES))
+            probe.flush()
+            os.fsync(probe.fileno())
+    except OSError as exc:
+        return exc.errno in (errno.ENOSPC, errno.EDQUOT)
+    return False
 
 
 @contextmanager

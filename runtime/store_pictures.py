@@ -100,7 +100,8 @@ class PictureWriter:
                 os.replace(path, final)
         except OSError:
             for path in (*partial, *files):
-                _remove(path)
+                with suppress(OSError):  # the first error tells
+                    os.unlink(path)
             raise
         self._written(picture.seq, sum(map(len, files.values())), picture.map is not None)
 
@@ -116,10 +117,15 @@ def map_path(picture: Path) -> Path:
 
 
 def remove_picture(folder: Path, run_id: int, seq: int) -> None:
-    """Delete a picture and its map, if they are there."""
+    """Delete a picture and its map, if they are there.
+
+    Raises:
+        OSError: the disk does not give them up.
+    """
     place = _place(folder, run_id, seq)
     for suffix in (PICTURE, MAP):
-        _remove(place + suffix)
+        with suppress(FileNotFoundError):
+            os.unlink(place + suffix)
 
 
 def _place(folder: Path, run_id: int, seq: int) -> str:
@@ -129,11 +135,6 @@ def _place(folder: Path, run_id: int, seq: int) -> str:
     to megabytes and be copied again and again.
     """
     return f"{folder}/{PICTURES}/{run_id}/{seq:09d}"
-
-
-def _remove(path: str) -> None:
-    with suppress(FileNotFoundError):
-        os.unlink(path)
 
 
 def heat_map(values: FloatArray, limit: float) -> UInt8Array:

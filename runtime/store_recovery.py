@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import sqlite3
+from contextlib import suppress
 from pathlib import Path
 
 from mapl_edge.runtime.ledger import settle
@@ -24,13 +25,15 @@ def settle_the_dead(connection: sqlite3.Connection, folder: Path, now_us: int) -
             lock = held_lock(folder / name)
         except BlockingIOError:
             continue
-        with transaction(connection):
-            in_flight = settle(connection, run_id, now_us)
-            connection.executemany(
-                "INSERT OR IGNORE INTO pictures (run_id, seq, bytes, has_map) VALUES (?, ?, ?, ?)",
-                _adopted(folder, run_id),
-            )
-        lock.release()
+        try:
+            with transaction(connection):
+                in_flight = settle(connection, run_id, now_us)
+                connection.executemany(
+                    "INSERT OR IGNORE INTO pictures (run_id, seq, bytes, has_map) VALUES (?, ?, ?, ?)",
+                    _adopted(folder, run_id),
+                )
+        finally:
+            lock.release()
         if in_flight:
             logger.warning(
                 "run %s, camera %s: %d shots in flight when the station stopped are ERROR verdicts",
@@ -39,13 +42,19 @@ def settle_the_dead(connection: sqlite3.Connection, folder: Path, now_us: int) -
 
 
 def _adopted(folder: Path, run_id: int) -> list[Row]:
-    """Pictures whose rows a kill may have cut off; what was half-written is deleted."""
+    """Pictures whose rows a kill may have cut off; what was half-written is deleted.
+
+    Files of other people stay as they are, and what cannot be looked at or deleted holds no start up.
+    """
     place = folder / PICTURES / str(run_id)
     for half in place.glob("*.partial"):
-        half.unlink(missing_ok=True)
+        with suppress(OSError):
+            half.unlink()
     found: list[Row] = []
-    for path in place.glob("*.png"):
+    for path in sorted(place.glob("*.png")):
         heat = map_path(path)
-        size = path.stat().st_size + (heat.stat().st_size if heat.exists() else 0)
-        found.append((run_id, int(path.stem), size, heat.exists()))
-    return sorted(found, key=str)
+        with suppress(OSError):
+            if path.stem.isascii() and path.stem.isdigit():
+                size = path.stat().st_size + (heat.stat().st_size if heat.exists() else 0)
+                found.append((run_id, int(path.stem), size, heat.exists()))
+    return found

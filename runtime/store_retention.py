@@ -6,7 +6,9 @@ import logging
 import sqlite3
 from collections import Counter
 from datetime import timedelta
+from itertools import takewhile
 from pathlib import Path
+from typing import TypeAlias
 
 from mapl_edge.clock import Clock
 from mapl_edge.config import StoreConfig
@@ -14,6 +16,8 @@ from mapl_edge.runtime.store_database import microseconds, transaction
 from mapl_edge.runtime.store_pictures import remove_picture
 
 logger = logging.getLogger(__name__)
+
+_Old: TypeAlias = "tuple[int, int, int, str]"  # row, run, number and outcome of a shot
 
 TIDY_S = 60.0  # time between looks at what may be deleted
 TRUST_S = 3600.0  # nothing is deleted by age until the clock has gone on evenly for so long
@@ -34,6 +38,8 @@ class Retention:
         self._tidy_at = clock.monotonic()
         self._wall_s, self._trusted_at = self._wall_ahead_s(), clock.monotonic() + TRUST_S
         self.removed: list[tuple[int, int]] = []
+        self._refused: set[tuple[int, int]] = set()
+        self._told = False
 
     def tidy(self) -> None:
         """Delete what is too old or too much, a part at a time, so that verdicts do not wait for it."""
@@ -44,15 +50,12 @@ class Retention:
             return
         self._tidy_at = self._clock.monotonic() + TIDY_S
         (self._picture_bytes,) = db.execute("SELECT coalesce(sum(bytes), 0) FROM pictures").fetchone()
-        old = self._too_old()
-        (count,) = db.execute("SELECT count(*) FROM shots").fetchone()
-        over = min(CHUNK, count - len(old) - config.keep_verdicts)
-        if not old and over > 0:
-            old = db.execute(
-                "SELECT id, run_id, seq, outcome FROM shots WHERE outcome IS NOT NULL ORDER BY id LIMIT ?", (over,)
-            ).fetchall()
-        if old:
-            self._prune(old)
+        self._refused.clear()
+        with transaction(db):  # other cameras' runs tidy the same store: what one deletes, no other counts
+            pruned = self._prune(self._too_old()) or self._prune(self._too_many())
+        if pruned:
+            logger.info("%s: deleted %d old verdicts", self._folder, pruned)
+        if pruned >= CHUNK:
             self._tidy_at = self._clock.monotonic()  # there may be more: at the next commit
 
     def remove_pictures(self, size: int) -> int:
@@ -61,8 +64,7 @@ class Retention:
         for run_id, seq, taken in self._database.execute("SELECT run_id, seq, bytes FROM pictures ORDER BY id"):
             if freed >= size:
                 break
-            if (run_id, seq) not in gone:
-                remove_picture(self._folder, run_id, seq)
+            if (run_id, seq) not in gone and self._remove(run_id, seq):
                 self.removed.append((run_id, seq))
                 freed += taken
         self._picture_bytes -= freed
@@ -77,7 +79,31 @@ class Retention:
         """Delete the rows of pictures that were deleted, inside a transaction."""
         self._database.executemany("DELETE FROM pictures WHERE run_id = ? AND seq = ?", self.removed)
 
-    def _too_old(self) -> list[tuple[int, int, int, str]]:
+    def _remove(self, run_id: int, seq: int) -> bool:
+        """Delete a picture. One that the disk does not give up is counted on, and tried again at the next look."""
+        if (run_id, seq) in self._refused:
+            return False
+        try:
+            remove_picture(self._folder, run_id, seq)
+        except OSError as exc:
+            self._refused.add((run_id, seq))
+            if not self._told:
+                logger.warning("%s: an old picture cannot be deleted, told once: %s", self._folder, exc)
+            self._told = True
+            return False
+        return True
+
+    def _too_many(self) -> list[_Old]:
+        """The first shots beyond `keep_verdicts`."""
+        (count,) = self._database.execute("SELECT count(*) FROM shots").fetchone()
+        over = min(CHUNK, count - self._config.keep_verdicts)
+        if over <= 0:
+            return []
+        return self._database.execute(
+            "SELECT id, run_id, seq, outcome FROM shots WHERE outcome IS NOT NULL ORDER BY id LIMIT ?", (over,)
+        ).fetchall()
+
+    def _too_old(self) -> list[_Old]:
         """The first shots, as long as they are older than `keep_days`: none behind a younger one.
 
         So what was recorded while the clock was wrong does not go before its turn.
@@ -92,30 +118,33 @@ class Retention:
         if now < self._trusted_at:
             return []
         oldest = microseconds(self._clock.utc() - timedelta(days=self._config.keep_days))
-        young = self._database.execute("SELECT id FROM shots WHERE +captured_us >= ? ORDER BY id LIMIT 1", (oldest,))
-        (first_young,) = young.fetchone() or (2**63 - 1,)
-        return self._database.execute(
-            "SELECT id, run_id, seq, outcome FROM shots WHERE id < ? AND outcome IS NOT NULL ORDER BY id LIMIT ?",
-            (first_young, CHUNK),
-        ).fetchall()
+        first = self._database.execute(
+            "SELECT captured_us, id, run_id, seq, outcome FROM shots ORDER BY id LIMIT ?", (CHUNK,)
+        )
+        old = takewhile(lambda shot: shot[0] < oldest, first)
+        return [(shot, run, seq, outcome) for _, shot, run, seq, outcome in old if outcome is not None]
 
     def _wall_ahead_s(self) -> float:
         """How far UTC is ahead of the monotonic clock: it changes only when somebody sets it."""
         return microseconds(self._clock.utc()) / 1e6 - self._clock.monotonic()
 
-    def _prune(self, shots: list[tuple[int, int, int, str]]) -> None:
-        """Delete shots, their pictures first; the ledger keeps their number."""
+    def _prune(self, shots: list[_Old]) -> int:
+        """Delete shots inside a transaction, their pictures first; the ledger keeps their number.
+
+        Returns:
+            How many there were.
+        """
         db = self._database
-        for run_id, seq in (shot[1:3] for shot in shots):
+        gone: list[tuple[int, int]] = []
+        for _, run_id, seq, _ in shots:
             size = db.execute("SELECT bytes FROM pictures WHERE run_id = ? AND seq = ?", (run_id, seq)).fetchone()
-            if size is not None:
-                remove_picture(self._folder, run_id, seq)
+            if size is not None and self._remove(run_id, seq):
+                gone.append((run_id, seq))
                 self._picture_bytes -= size[0]
-        with transaction(db):
-            db.executemany("DELETE FROM pictures WHERE run_id = ? AND seq = ?", (shot[1:3] for shot in shots))
-            db.executemany("DELETE FROM shots WHERE id = ?", (shot[:1] for shot in shots))
-            db.executemany(
-                "INSERT INTO pruned VALUES (?, ?, ?) ON CONFLICT DO UPDATE SET n = n + excluded.n",
-                ((*key, n) for key, n in Counter((run_id, outcome) for _, run_id, _, outcome in shots).items()),
-            )
-        logger.info("%s: deleted %d old verdicts", self._folder, len(shots))
+        db.executemany("DELETE FROM pictures WHERE run_id = ? AND seq = ?", gone)
+        db.executemany("DELETE FROM shots WHERE id = ?", (shot[:1] for shot in shots))
+        db.executemany(
+            "INSERT INTO pruned VALUES (?, ?, ?) ON CONFLICT DO UPDATE SET n = n + excluded.n",
+            ((*key, n) for key, n in Counter((run_id, outcome) for _, run_id, _, outcome in shots).items()),
+        )
+        return len(shots)

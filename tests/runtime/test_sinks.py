@@ -341,6 +341,20 @@ def test_what_will_not_pass_ends_the_run(tmp_path: Path, monkeypatch: pytest.Mon
             lines.close()
 
 
+def test_lines_go_on_at_the_start_of_a_file_that_was_rotated(tmp_path: Path) -> None:
+    """`logrotate` with `copytruncate` empties it under the writer; no zeros stand before the next line then."""
+    path = tmp_path / "lines"
+    with path.open("xb", buffering=0) as file:
+        write = line_writer(file)
+        write(b"one\n")
+        write(b"two\n")
+        os.truncate(path, 0)
+        write(b"three\n")
+        write(b"four\n")
+
+    assert path.read_bytes() == b"three\nfour\n"
+
+
 @settings(max_examples=40, deadline=None)
 @given(st.lists(st.tuples(st.integers(1, 30), st.lists(st.integers(-1, 29), max_size=4)), max_size=20), st.booleans())
 def test_whatever_a_disk_refuses_lines_stay_whole(lines: list[tuple[int, list[int]]], truncates: bool) -> None:

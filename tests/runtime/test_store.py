@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import errno
 import json
+import os
 import sqlite3
 import subprocess
 import sys
@@ -26,10 +28,22 @@ from mapl_edge.contract import InputContract
 from mapl_edge.errors import DataError, OutputError
 from mapl_edge.frame import Frame
 from mapl_edge.picture import picture_from_file
-from mapl_edge.runtime import Blank, Inspection, Inspector, RunIdentity, Store, open_store, run, store_pictures
+from mapl_edge.runtime import (
+    Blank,
+    Inspection,
+    Inspector,
+    RunIdentity,
+    Store,
+    open_store,
+    run,
+    store_database,
+    store_pictures,
+    store_retention,
+)
 from mapl_edge.runtime import store as store_module
 from mapl_edge.runtime.history import Wanted, open_history
 from mapl_edge.runtime.ledger import STOPPED
+from mapl_edge.runtime.store_batch import Batch
 from mapl_edge.runtime.store_database import DATABASE, MIGRATIONS, connect
 from mapl_edge.testing import FakeEngine, ManualClock
 from mapl_edge.verdict import Outcome, StageTimes, Verdict
@@ -426,6 +440,105 @@ def test_old_verdicts_go_by_number(tmp_path: Path) -> None:
         assert store.ledger().balanced
 
 
+def test_two_cameras_of_one_store_delete_each_verdict_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Both look at the same moment; the account of neither counts what the other deleted."""
+    clock, config = ManualClock(), StoreConfig(keep_verdicts=50, min_free_mb=0)
+    monkeypatch.setattr(store_retention, "CHUNK", 20)
+    with (
+        opened(tmp_path, config=config, clock=clock) as left,
+        opened(tmp_path, config=config, clock=clock, camera="d") as right,
+    ):
+        for first in range(0, 600, 60):
+            for store in (left, right):
+                answer(store, clock, *range(first, first + 60))
+            clock.advance(61)
+            flushes = [threading.Thread(target=store.flush) for store in (left, right) for _ in range(4)]
+            for flush in flushes:
+                flush.start()
+            for flush in flushes:
+                flush.join()
+        accounts = left.ledger(), right.ledger()
+
+    assert len(entries(tmp_path)) < 600
+    for account in accounts:
+        assert account.balanced, str(account)
+        assert account.verdicts == {Outcome.PASS: 600}
+
+
+def test_verdicts_are_counted_once_a_minute_while_few_are_too_many(tmp_path: Path) -> None:
+    """At its bound a store would otherwise count all its rows for each commit."""
+    clock = ManualClock()
+    with opened(tmp_path, config=StoreConfig(keep_verdicts=5), clock=clock) as store:
+        clock.advance(61)
+        asked: list[str] = []
+        for seq in range(20):
+            answer(store, clock, seq)
+            store.flush()
+            if seq == 10:
+                store._database.set_trace_callback(asked.append)
+        store._database.set_trace_callback(None)
+
+    assert not [sql for sql in asked if "count(*)" in sql]
+
+
+def test_a_picture_that_cannot_be_deleted_ends_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Told once; it goes when the disk lets it go."""
+    clock, refuse, real = ManualClock(), True, os.unlink
+
+    def unlink(path: str) -> None:
+        if refuse and "000000000" in str(path):
+            raise PermissionError(13, "Permission denied", str(path))
+        real(path)
+
+    monkeypatch.setattr(store_pictures.os, "unlink", unlink)
+    with opened(tmp_path, config=StoreConfig(keep_pictures_mb=0.03, min_free_mb=0), clock=clock) as store:
+        for seq in range(8):
+            store.expect(frame(seq, clock, side=64))
+            store.emit(inspector(clock).inspect(frame(seq, clock, side=64)))
+            store.flush(pictures=True)
+            store.flush()
+        with_it = pictures(tmp_path)
+        refuse = False
+        clock.advance(61)
+        store.flush()
+        answer(store, clock, 8)
+        store.expect(frame(9, clock, side=64))
+        store.emit(inspector(clock).inspect(frame(9, clock, side=64)))
+        for _ in range(3):
+            store.flush(pictures=True)
+
+    assert "000000000.png" in with_it
+    assert "000000001.png" not in with_it
+    assert "000000000.png" not in pictures(tmp_path)
+    assert len(entries(tmp_path)) == 10
+    assert caplog.text.count("an old picture cannot be deleted, told once: [Errno 13] Permission denied") == 1
+
+
+def test_files_of_others_among_the_pictures_hold_no_start_up(tmp_path: Path) -> None:
+    """After a kill the pictures of its run are gone through."""
+    clock = ManualClock()
+    dead = opened(tmp_path, clock=clock)
+    dead.expect(frame(0, clock))
+    dead.emit(inspector(clock).inspect(frame(0, clock)))
+    dead.flush(pictures=True)
+    with closing(sqlite3.connect(tmp_path / DATABASE)) as db, db:
+        db.execute("DELETE FROM pictures")
+    (place,) = tmp_path.glob("pictures/*")
+    (place / "000000000 (copy).png").touch()
+    (place / "\u00b2.png").touch()
+    (place / "000000007.png").symlink_to("nowhere")
+    (place / "000000001.png.partial").mkdir()
+    os.close(dead._lock.handle)  # as the kernel does with a killed process
+
+    with opened(tmp_path, "r2", clock=clock) as again:
+        assert again.ledger("r1", "c").balanced
+    assert entries(tmp_path, with_picture=True) == [(0, Outcome.FAIL)]
+    assert not list(tmp_path.glob(".run-*.lock"))
+    again.close()
+
+
 def test_pictures_keep_to_their_quota(tmp_path: Path) -> None:
     """The oldest go first, and their verdicts stay."""
     clock = ManualClock()
@@ -615,6 +728,81 @@ def test_a_disk_that_stays_full_is_told_at_the_end(tmp_path: Path) -> None:
 
     with opened(tmp_path, "r2", clock=clock) as again:
         assert again.ledger("r1", "c").verdicts == {Outcome.ERROR: 1}
+
+
+def test_closing_waits_for_a_program_that_holds_the_database(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A backup or a look into it for longer than one attempt; the verdicts that wait go in behind it."""
+    clock = ManualClock()
+    monkeypatch.setattr(store_database, "BUSY_S", 0.01)
+    monkeypatch.setattr(store_module, "RETRY_S", 0.01)
+    store = opened(tmp_path, clock=clock)
+    refused = threading.Event()
+    tell = store._tell_trouble
+    times = count()
+
+    def told(why: str) -> None:
+        tell(why)
+        if next(times) >= 3:
+            refused.set()
+
+    monkeypatch.setattr(store, "_tell_trouble", told)
+    with closing(sqlite3.connect(tmp_path / DATABASE, isolation_level=None, check_same_thread=False)) as other:
+        other.execute("BEGIN IMMEDIATE")
+        answer(store, clock, *range(100))
+        closing_ = threading.Thread(target=store.close)
+        closing_.start()
+        assert refused.wait(10)
+        other.execute("ROLLBACK")
+        closing_.join(10)
+
+    assert not closing_.is_alive()
+    with opened(tmp_path, "r2", clock=clock) as again:
+        assert again.ledger("r1", "c").verdicts == {Outcome.PASS: 100}
+
+
+def test_a_run_is_ended_though_tidying_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Or the next start would call it killed."""
+    clock = ManualClock()
+
+    def refuse() -> None:
+        raise sqlite3.OperationalError("disk I/O error")
+
+    store = opened(tmp_path, clock=clock)
+    answer(store, clock, 0)
+    monkeypatch.setattr(store._retention, "tidy", refuse)
+    store.close()
+
+    with closing(connect(tmp_path, write=False)) as db:
+        assert db.execute("SELECT count(*) FROM runs WHERE ended_us IS NULL").fetchone() == (0,)
+
+
+@pytest.mark.parametrize(("code", "full"), [(errno.EDQUOT, True), (errno.ENOSPC, True), (errno.EIO, False), (0, False)])
+def test_a_quota_that_is_used_up_is_a_full_disk(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, code: int, full: bool
+) -> None:
+    """SQLite says "disk I/O error" of it; pictures are given up only where a file does not go on the disk either."""
+
+    def fsync(handle: int) -> None:
+        if code:
+            raise OSError(code, os.strerror(code))
+
+    monkeypatch.setattr(store_database.os, "fsync", fsync)
+    assert store_database.is_full(sqlite3.OperationalError("disk I/O error"), tmp_path) is full
+    assert store_database.is_full(sqlite3.OperationalError("database or disk is full"), tmp_path)
+    assert not store_database.is_full(sqlite3.OperationalError("database is locked"), tmp_path)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_what_is_lost_for_hours_is_a_few_numbers() -> None:
+    """One shot between two attempts on a disk that refuses: neighbours, not a list of all."""
+    batch = Batch()
+    for seq in range(1000):
+        later = Batch({seq: ("", 0, 0.0)})
+        later.lose(seq)
+        batch = batch.followed_by(later)
+
+    assert batch.lost == [range(1000)]
+    assert batch.n_triggers == 1000
 
 
 def test_a_real_small_disk_keeps_its_verdicts(tmp_path: Path) -> None:
