@@ -117,7 +117,10 @@ class DriftSink:
     def _resume(self, store: Path) -> None:
         for part in passed_parts(store, self._station["camera"], RESUMED):
             if part.calibration == self._station["calibration"]:
-                self.drift.add(part.values)
+                try:
+                    self.drift.add(part.values)
+                except DataError as exc:
+                    self._complain(f"part {part.seq} of run {part.run} is not followed: {exc}")
 
     def _tell(self, line: str) -> None:
         self._tell_people(f"camera {self._station['camera']!r}: {line}")

@@ -120,6 +120,19 @@ def test_a_start_goes_on_where_the_store_ends(tmp_path: Path) -> None:
     assert resumed.drift.add({"brightness": 0.0}).values != fresh.drift.add({"brightness": 0.0}).values
 
 
+def test_a_part_that_cannot_be_followed_holds_no_start_up(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """One stored number that is none is told once, and the charts go on with the others."""
+    identity = RunIdentity("r0", "line-3", STATION["bundle"], STATION["calibration"], "fake", Limits(fail=9.0))
+    with open_store(tmp_path, identity, StoreConfig(keep_pictures_mb=0)) as store:
+        for seq in range(5):
+            store.emit(inspection(seq, darker=float("inf") if seq in (1, 2) else 0.0))
+        store.flush()
+
+    assert sink([], tmp_path).drift.parts == 3
+    assert caplog.text.count("part 1 of run r0 is not followed") == 1
+    assert "part 2" not in caplog.text
+
+
 def test_a_calibration_without_a_baseline_is_told() -> None:
     """Of an earlier version: the charts start from the station's own parts."""
     told: list[str] = []
