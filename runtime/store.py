@@ -67,7 +67,7 @@ def open_store(folder: Path, identity: RunIdentity, config: StoreConfig, clock: 
     """Open a store for one run, and bring the accounts of all runs before it in order.
 
     Frames that were in flight when a station was killed become ERROR verdicts, once. A run that does not balance even
-    so is an alarm: logged, and in `Store.alarms`.
+    so is an alarm: logged, and in `Store.alarms`. On a full disk pictures are given up, oldest first, as while it runs.
 
     Raises:
         DataError: there is a database that this version cannot use.
@@ -77,8 +77,15 @@ def open_store(folder: Path, identity: RunIdentity, config: StoreConfig, clock: 
     connection = connect(folder, write=True)
     try:
         with database_errors(folder / DATABASE):
-            settle_the_dead(connection, folder, microseconds(clock.utc()))
-            return Store(folder, connection, identity, config, clock, alarms(connection))
+            retention = Retention(folder, connection, config, clock)
+            while True:
+                try:
+                    settle_the_dead(connection, folder, microseconds(clock.utc()))
+                    return Store(folder, connection, identity, config, clock, alarms(connection), retention)
+                except sqlite3.OperationalError as exc:
+                    if not is_full(exc, folder) or not retention.remove_pictures(MADE_ROOM_BYTES):
+                        raise
+                    logger.warning("%s: the disk is full, so old pictures are given up; free some space", folder)
     except BaseException:
         connection.close()
         raise
@@ -100,10 +107,9 @@ class Store:
         config: StoreConfig,
         clock: Clock,
         unbalanced: list[Ledger],
+        retention: Retention,
     ) -> None:
         self.alarms, self.repeated = tuple(unbalanced), 0
-        for account in unbalanced:
-            logger.error("ALARM, the account does not balance: %s", account)
         self._folder, self._database, self._identity = folder, connection, identity
         self._config, self._clock = config, clock
         self._lock = held_lock(folder / f".run-{uuid.uuid4().hex}.lock")
@@ -112,7 +118,9 @@ class Store:
         except BaseException:
             self._lock.release()
             raise
-        self._retention = Retention(folder, connection, config, clock)
+        for account in unbalanced:
+            logger.error("ALARM, the account does not balance: %s", account)
+        self._retention = retention
         self._passes = 0
         self._newest = -1
         self._changed = threading.Condition()

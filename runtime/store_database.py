@@ -126,6 +126,7 @@ def _check(connection: sqlite3.Connection, path: Path, write: bool) -> None:
     if write:
         connection.execute("PRAGMA journal_mode = WAL")
         connection.execute("PRAGMA synchronous = FULL")  # a commit outlives a power cut; commits come in groups
+    if write and found < len(MIGRATIONS):
         with transaction(connection):
             for statements in MIGRATIONS[_version(connection, path) :]:
                 for statement in statements:

@@ -5,11 +5,13 @@ from __future__ import annotations
 import errno
 import json
 import os
+import shutil
 import sqlite3
 import subprocess
 import sys
 import threading
 import time
+from collections.abc import Iterator
 from contextlib import closing
 from itertools import count, islice
 from pathlib import Path
@@ -808,27 +810,56 @@ def test_what_is_lost_for_hours_is_a_few_numbers() -> None:
     assert batch.n_triggers == 1000
 
 
-def test_a_real_small_disk_keeps_its_verdicts(tmp_path: Path) -> None:
-    """Pictures fill it; verdicts go on at their cost."""
+@pytest.fixture
+def disk(tmp_path: Path) -> Iterator[Path]:
+    """A real disk of 1 MiB."""
     disk = tmp_path / "disk"
     disk.mkdir()
     mount = ["mount", "-t", "tmpfs", "-o", "size=1m", "tmpfs", str(disk)]
     if (mounted := subprocess.run(mount, capture_output=True, check=False)).returncode != 0:
         pytest.skip(f"cannot mount a small disk here: {mounted.stderr.decode().strip()}")
-    clock = ManualClock()
     try:
-        with opened(disk / "store", clock=clock) as store:
-            for seq in range(100):
-                store.expect(frame(seq, clock, side=96))
-                store.emit(inspector(clock).inspect(frame(seq, clock, side=96)))
-                if seq % 10 == 9:
-                    store.flush(pictures=True)
-            account = store.ledger()
-            assert account.balanced
-            assert account.triggers == 100
-            assert store.dropped_pictures > 0
+        yield disk
     finally:
         subprocess.run(["umount", str(disk)], check=True)
+
+
+def test_a_real_small_disk_keeps_its_verdicts(disk: Path) -> None:
+    """Pictures fill it; verdicts go on at their cost."""
+    clock = ManualClock()
+    with opened(disk / "store", clock=clock) as store:
+        for seq in range(100):
+            store.expect(frame(seq, clock, side=96))
+            store.emit(inspector(clock).inspect(frame(seq, clock, side=96)))
+            if seq % 10 == 9:
+                store.flush(pictures=True)
+        account = store.ledger()
+        assert account.balanced
+        assert account.triggers == 100
+        assert store.dropped_pictures > 0
+
+
+def test_a_start_on_a_full_disk_gives_pictures_up(disk: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """A station that comes back after a power cut does not wait for somebody who cleans up."""
+    clock = ManualClock()
+    with opened(disk / "store", clock=clock) as store:
+        for seq in range(10):
+            store.expect(frame(seq, clock, side=96))
+            store.emit(inspector(clock).inspect(frame(seq, clock, side=96)))
+            store.flush(pictures=True)
+    before = len(pictures(disk / "store"))
+    free = shutil.disk_usage(disk).free
+    (disk / "other").write_bytes(bytes(free - 40 * 1024))  # SQLite's index of its journal takes 32 of these
+
+    with opened(disk / "store", "r2", clock=clock) as again:
+        answer(again, clock, 0)
+        again.flush()
+        assert again.ledger().balanced
+    assert len(pictures(disk / "store")) < before == 20
+    assert caplog.text.count("the disk is full, so old pictures are given up") == 1
+    assert len(entries(disk / "store")) == 11
+    for entry_seq, _ in entries(disk / "store", with_picture=True):
+        assert f"{entry_seq:09d}.png" in pictures(disk / "store")
 
 
 def test_a_newer_schema_is_refused(tmp_path: Path) -> None:
