@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import sqlite3
 from collections import Counter
+from collections.abc import Iterator
 from datetime import timedelta
 from itertools import takewhile
 from pathlib import Path
@@ -17,7 +18,7 @@ from mapl_edge.runtime.store_pictures import remove_picture
 
 logger = logging.getLogger(__name__)
 
-_Old: TypeAlias = "tuple[int, int, int, str]"  # row, run, number and outcome of a shot
+_Shot: TypeAlias = "tuple[int, int, int, str, int]"  # row, run, number, outcome, microseconds of its capture
 
 TIDY_S = 60.0  # time between looks at what may be deleted
 TRUST_S = 3600.0  # nothing is deleted by age until the clock has gone on evenly for so long
@@ -80,7 +81,10 @@ class Retention:
         self._database.executemany("DELETE FROM pictures WHERE run_id = ? AND seq = ?", self.removed)
 
     def _remove(self, run_id: int, seq: int) -> bool:
-        """Delete a picture. One that the disk does not give up is counted on, and tried again at the next look."""
+        """Delete a picture. One that the disk does not give up keeps its row, counts on, and goes when room is needed.
+
+        It is tried again after the next look at what is old.
+        """
         if (run_id, seq) in self._refused:
             return False
         try:
@@ -93,17 +97,19 @@ class Retention:
             return False
         return True
 
-    def _too_many(self) -> list[_Old]:
+    def _first(self, n: int) -> Iterator[_Shot]:
+        """The first shots that have a verdict, CHUNK at most."""
+        return self._database.execute(
+            "SELECT id, run_id, seq, outcome, captured_us FROM shots WHERE outcome IS NOT NULL ORDER BY id LIMIT ?",
+            (min(n, CHUNK),),
+        )
+
+    def _too_many(self) -> list[_Shot]:
         """The first shots beyond `keep_verdicts`."""
         (count,) = self._database.execute("SELECT count(*) FROM shots").fetchone()
-        over = min(CHUNK, count - self._config.keep_verdicts)
-        if over <= 0:
-            return []
-        return self._database.execute(
-            "SELECT id, run_id, seq, outcome FROM shots WHERE outcome IS NOT NULL ORDER BY id LIMIT ?", (over,)
-        ).fetchall()
+        return list(self._first(max(0, count - self._config.keep_verdicts)))
 
-    def _too_old(self) -> list[_Old]:
+    def _too_old(self) -> list[_Shot]:
         """The first shots, as long as they are older than `keep_days`: none behind a younger one.
 
         So what was recorded while the clock was wrong does not go before its turn.
@@ -118,17 +124,13 @@ class Retention:
         if now < self._trusted_at:
             return []
         oldest = microseconds(self._clock.utc() - timedelta(days=self._config.keep_days))
-        first = self._database.execute(
-            "SELECT captured_us, id, run_id, seq, outcome FROM shots ORDER BY id LIMIT ?", (CHUNK,)
-        )
-        old = takewhile(lambda shot: shot[0] < oldest, first)
-        return [(shot, run, seq, outcome) for _, shot, run, seq, outcome in old if outcome is not None]
+        return list(takewhile(lambda shot: shot[-1] < oldest, self._first(CHUNK)))
 
     def _wall_ahead_s(self) -> float:
         """How far UTC is ahead of the monotonic clock: it changes only when somebody sets it."""
         return microseconds(self._clock.utc()) / 1e6 - self._clock.monotonic()
 
-    def _prune(self, shots: list[_Old]) -> int:
+    def _prune(self, shots: list[_Shot]) -> int:
         """Delete shots inside a transaction, their pictures first; the ledger keeps their number.
 
         Returns:
@@ -136,7 +138,7 @@ class Retention:
         """
         db = self._database
         gone: list[tuple[int, int]] = []
-        for _, run_id, seq, _ in shots:
+        for _, run_id, seq, *_ in shots:
             size = db.execute("SELECT bytes FROM pictures WHERE run_id = ? AND seq = ?", (run_id, seq)).fetchone()
             if size is not None and self._remove(run_id, seq):
                 gone.append((run_id, seq))
@@ -145,6 +147,6 @@ class Retention:
         db.executemany("DELETE FROM shots WHERE id = ?", (shot[:1] for shot in shots))
         db.executemany(
             "INSERT INTO pruned VALUES (?, ?, ?) ON CONFLICT DO UPDATE SET n = n + excluded.n",
-            ((*key, n) for key, n in Counter((run_id, outcome) for _, run_id, _, outcome in shots).items()),
+            ((*key, n) for key, n in Counter((run_id, outcome) for _, run_id, _, outcome, _ in shots).items()),
         )
         return len(shots)

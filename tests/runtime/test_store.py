@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import json
 import os
+import re
 import shutil
 import sqlite3
 import subprocess
@@ -45,8 +46,9 @@ from mapl_edge.runtime import (
 from mapl_edge.runtime import store as store_module
 from mapl_edge.runtime.history import Wanted, open_history
 from mapl_edge.runtime.ledger import STOPPED
+from mapl_edge.runtime.store import FLUSH_S
 from mapl_edge.runtime.store_batch import Batch
-from mapl_edge.runtime.store_database import DATABASE, MIGRATIONS, connect
+from mapl_edge.runtime.store_database import BUSY_S, DATABASE, MIGRATIONS, connect
 from mapl_edge.testing import FakeEngine, ManualClock
 from mapl_edge.verdict import Outcome, StageTimes, Verdict
 
@@ -541,7 +543,6 @@ def test_files_of_others_among_the_pictures_hold_no_start_up(tmp_path: Path) -> 
         assert again.ledger("r1", "c").balanced
     assert entries(tmp_path, with_picture=True) == [(0, Outcome.FAIL)]
     assert not list(tmp_path.glob(".run-*.lock"))
-    again.close()
 
 
 def test_pictures_keep_to_their_quota(tmp_path: Path) -> None:
@@ -754,15 +755,24 @@ def test_closing_waits_for_a_program_that_holds_the_database(tmp_path: Path, mon
     with closing(sqlite3.connect(tmp_path / DATABASE, isolation_level=None, check_same_thread=False)) as other:
         other.execute("BEGIN IMMEDIATE")
         answer(store, clock, *range(100))
-        closing_ = threading.Thread(target=store.close)
-        closing_.start()
+        ending = threading.Thread(target=store.close)
+        ending.start()
         assert refused.wait(10)
         other.execute("ROLLBACK")
-        closing_.join(10)
+        ending.join(10)
 
-    assert not closing_.is_alive()
+    assert not ending.is_alive()
     with opened(tmp_path, "r2", clock=clock) as again:
         assert again.ledger("r1", "c").verdicts == {Outcome.PASS: 100}
+
+
+def test_the_service_manager_waits_longer_than_a_store_that_closes() -> None:
+    """Or it kills the station while verdicts go to the disk."""
+    unit = (Path(__file__).parents[2] / "deploy" / "mapl-edge.service").read_text()
+    (seconds,) = re.findall(r"^TimeoutStopSec=(\d+)$", unit, re.MULTILINE)
+
+    pictures_s, verdicts_s = FLUSH_S, FLUSH_S + 2 * BUSY_S
+    assert int(seconds) > pictures_s + verdicts_s
 
 
 def test_a_run_is_ended_though_tidying_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
